@@ -1,0 +1,21 @@
+"""Modules that take images ``(B, C, H, W)`` and volumes ``(B, C, D, H, W)``."""
+
+from __future__ import annotations
+
+from .conv import CrossDConv, CrossDConvTranspose, ShiftPredictor
+from .norm import CrossDBatchNorm, CrossDDropout, CrossDInstanceNorm
+from .resample import CrossDAdaptiveAvgPool, CrossDAdaptiveMaxPool, CrossDAvgPool, CrossDMaxPool, CrossDUpsample
+
+__all__ = [
+    "CrossDAdaptiveAvgPool",
+    "CrossDAdaptiveMaxPool",
+    "CrossDAvgPool",
+    "CrossDBatchNorm",
+    "CrossDConv",
+    "CrossDConvTranspose",
+    "CrossDDropout",
+    "CrossDInstanceNorm",
+    "CrossDMaxPool",
+    "CrossDUpsample",
+    "ShiftPredictor",
+]

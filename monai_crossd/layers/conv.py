@@ -1,0 +1,351 @@
+"""The Cross-D convolution and its transposed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_crossd.ops import (
+    LIFTS,
+    conv2d_per_sample,
+    conv_transpose2d_per_sample,
+    lifted_kernel,
+    rotation_to_shift,
+    shifted_kernels,
+    softmax_pool,
+)
+
+__all__ = ["CrossDConv", "CrossDConvTranspose", "ShiftPredictor"]
+
+
+class ShiftPredictor(nn.Sequential):
+    """Reads from every image the shift of its knowledge base: 1x1 convolutions, softmax pooling, axis and angle.
+
+    The angle's row of the last convolution starts at zero, so a new layer starts at the rest shift (1, 1, 1) and
+    learns to leave it. The layers keep the published order, so published weights load.
+
+    Args:
+        in_channels: ``C_in``.
+        hidden_channels: channels between the two convolutions, 16 as published.
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int = 16) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, hidden_channels, kernel_size=1),
+            nn.BatchNorm2d(hidden_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden_channels, 4, kernel_size=1),
+        )
+        self.reset_angle()
+
+    @torch.jit.unused
+    def reset_angle(self) -> None:
+        """Set the angle to zero for every image: the 2D kernel is then the rest-shift kernel."""
+        last = self[3]
+        with torch.no_grad():
+            last.weight[3].zero_()
+            last.bias[3].zero_()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(B, C_in, H, W)`` to shifts ``(B, 3)`` in voxels, float32 at least."""
+        for layer in self:
+            input = layer(input)
+        return rotation_to_shift(softmax_pool(input))  # (B, 4, H, W) -> (B, 4) -> (B, 3)
+
+
+class _CrossDConvNd(nn.Module):
+    """What the convolution and its transposed form share: arguments, parameters, kernels."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int],
+        dilation: int | Sequence[int],
+        groups: int,
+        bias: bool,
+        lift: str,
+        transposed: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be positive, got {value}.")
+            if value % groups:
+                raise ValueError(f"`{name}` must be divisible by `groups`={groups}, got {value}.")
+        if lift not in LIFTS:
+            raise ValueError(f"`lift` must be one of {', '.join(map(repr, LIFTS))}, got {lift!r}.")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = _pair(kernel_size, "kernel_size", least=1)
+        if self.kernel_size[0] != self.kernel_size[1]:
+            raise ValueError(f"`kernel_size` must be square, a knowledge base is a cube, got {self.kernel_size}.")
+        self.stride = _pair(stride, "stride", least=1)
+        self.dilation = _pair(dilation, "dilation", least=1)
+        self.groups = groups
+        self.lift = lift
+        self.depth_stride = self.stride[0] if transposed else 1
+        c0, c1 = (in_channels, out_channels // groups) if transposed else (out_channels, in_channels // groups)
+        size = self.kernel_size[0]
+        self.weight = nn.Parameter(torch.empty(c0, c1, size, size, size, device=device, dtype=dtype))
+        self.bias: nn.Parameter | None
+        offsets = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self.register_parameter("bias", offsets)
+        self.predictor = None if size == 1 else ShiftPredictor(in_channels).to(device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialize ``weight`` and ``bias`` as :class:`torch.nn.Conv3d` does."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def kernel_2d(self, x: Tensor) -> Tensor:
+        """The 2D kernel of every image of ``x`` ``(B, C_in, H, W)``.
+
+        Returns:
+            ``(B, C_out, C_in/groups, K, K)``; transposed: ``(B, C_in, C_out/groups, K, K)``.
+        """
+        if self.predictor is None:
+            return self.weight[:, :, 0].expand(x.shape[0], -1, -1, -1, -1)
+        return shifted_kernels(self.weight, self.predictor(x), self.kernel_size[0])
+
+    def kernel_3d(self) -> Tensor:
+        """The 3D kernel, in the shape of ``weight``."""
+        return lifted_kernel(self.weight, self.lift, self.depth_stride)
+
+    def _cube(self, axes: tuple[int, int], name: str) -> tuple[int, int, int]:
+        """An image's pair of numbers as a volume's triple."""
+        if axes[0] != axes[1]:
+            raise ValueError(f"`{name}` must be the same on both axes to run on volumes, got {axes}.")
+        return (axes[0], axes[0], axes[0])
+
+    def _refuse_rank(self, x: Tensor) -> Tensor:
+        raise ValueError(
+            f"input must be images (B, C, H, W) or volumes (B, C, D, H, W), got {x.dim()} dimensions; "
+            "add the batch dimension with `x.unsqueeze(0)`."
+        )
+
+    def extra_repr(self) -> str:
+        """Arguments in the order of :class:`torch.nn.Conv2d`, and the lift."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        text += f", padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}"
+        return f"{text}, bias={self.bias is not None}, lift={self.lift!r}"
+
+
+class CrossDConv(_CrossDConvNd):
+    r"""Convolution with one knowledge base for images and volumes.
+
+    ``weight`` is the knowledge base ``U``. From images the predictor reads an axis ``k`` and an angle ``theta`` per
+    image; ``U`` is shifted by ``s = 1 + theta (1 x k)``, and its middle slice is that image's own 2D kernel:
+
+    .. math:: y_b = \mathrm{conv2d}(x_b, (T_{s_b} U)_{K//2}) + \mathrm{bias}
+
+    On volumes the 3D kernel is ``U``, lifted. Input is told apart by its rank, so unbatched input raises.
+
+    Differences from the published layer: the closed form replaces the FFT (equal to it, odd and even ``K``); bias,
+    dilation, padding modes and tuples work; ``K = 1`` has no predictor; the angle starts at zero;
+    ``weight`` starts as in :class:`torch.nn.Conv3d`; softmax and shift are computed in float32 at least.
+
+    Args:
+        in_channels: ``C_in``.
+        out_channels: ``C_out``.
+        kernel_size: ``K``, one number or equal ones.
+        stride: in pixels; a pair of unequal numbers runs on images only.
+        padding: in pixels, or ``"same"`` or ``"valid"``; a pair of unequal numbers runs on images only.
+        dilation: in pixels; a pair of unequal numbers runs on images only.
+        groups: blocks of channels.
+        bias: whether there is a bias.
+        padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
+        lift: how ``U`` becomes the 3D kernel. ``"inflated"`` carries what images taught best, but keeps the 3D kernel
+            constant along depth: to train on volumes choose ``"aligned"``. ``"published"`` is the paper's.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Shape:
+        Images ``(B, C_in, H, W)`` to ``(B, C_out, H', W')``, volumes ``(B, C_in, D, H, W)`` to
+        ``(B, C_out, D', H', W')``, sizes as of :class:`torch.nn.Conv2d` and :class:`torch.nn.Conv3d`.
+
+    Raises:
+        ValueError: for an argument out of its range, naming it.
+
+    Reference:
+        Yavuz and Yang, arXiv 2411.02441v4.
+
+    Example:
+        >>> import torch
+        >>> from monai_crossd import CrossDConv
+        >>> conv = CrossDConv(1, 8, kernel_size=3, padding=1)
+        >>> conv(torch.rand(2, 1, 32, 32)).shape, conv(torch.rand(2, 1, 16, 32, 32)).shape
+        (torch.Size([2, 8, 32, 32]), torch.Size([2, 8, 16, 32, 32]))
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        lift: str = "inflated",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, dilation, groups, bias, lift, False, device, dtype
+        )
+        modes = ("zeros", "reflect", "replicate", "circular")
+        if padding_mode not in modes:
+            raise ValueError(f"`padding_mode` must be one of {', '.join(map(repr, modes))}, got {padding_mode!r}.")
+        self.padding = padding if isinstance(padding, str) else _pair(padding, "padding", least=0)
+        self.padding_mode = padding_mode
+        self._pad_mode = "constant" if padding_mode == "zeros" else padding_mode
+        before, after = _sides(self.padding, self.kernel_size, self.stride, self.dilation)
+        by_conv = padding_mode == "zeros" and before == after
+        self._zero_padding = before if by_conv else (0, 0)  # what the convolution itself pads, per axis
+        self._edges = [0] * 4 if by_conv else [before[1], after[1], before[0], after[0]]  # what F.pad does, last axis first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve images with their own kernels, volumes with the lifted one."""
+        if x.dim() == 4:
+            return self._forward_images(x)
+        if x.dim() == 5:
+            return self._forward_volumes(x)
+        return self._refuse_rank(x)
+
+    def _forward_images(self, x: Tensor) -> Tensor:
+        predictor = self.predictor
+        if predictor is None:
+            x = self._pad(x, self._edges)
+            kernel = self.weight[:, :, 0]
+            return F.conv2d(x, kernel, self.bias, self.stride, self._zero_padding, self.dilation, self.groups)
+        kernels = shifted_kernels(self.weight, predictor(x), self.kernel_size[0])  # (B, C_out, C_in/groups, K, K)
+        x = self._pad(x, self._edges)
+        y = conv2d_per_sample(x, kernels, self.stride, self._zero_padding, self.dilation, self.groups)
+        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+
+    def _forward_volumes(self, x: Tensor) -> Tensor:
+        stride, dilation = self._cube(self.stride, "stride"), self._cube(self.dilation, "dilation")
+        padding = self._cube(self._zero_padding, "padding")
+        self._cube((self._edges[2], self._edges[0]), "padding")
+        x = self._pad(x, self._edges + self._edges[:2])
+        return F.conv3d(x, self.kernel_3d(), self.bias, stride, padding, dilation, self.groups)
+
+    def _pad(self, x: Tensor, edges: list[int]) -> Tensor:
+        return F.pad(x, edges, mode=self._pad_mode) if max(edges) > 0 else x
+
+
+class CrossDConvTranspose(_CrossDConvNd):
+    """Transposed convolution with one knowledge base for images and volumes.
+
+    The form that :class:`CrossDConv` takes for :class:`torch.nn.ConvTranspose2d`, with its arguments and defaults;
+    ``weight`` is ``(C_in, C_out/groups, K, K, K)``, the predictor reads the input. The paper has no transposed form.
+
+    Args:
+        in_channels: ``C_in``.
+        out_channels: ``C_out``.
+        kernel_size: ``K``, one number or equal ones.
+        stride: in pixels; unequal numbers run on images only, as for all pairs below.
+        padding: in pixels, ``dilation * (K - 1) - padding`` zeros are added to both sides.
+        output_padding: in pixels, size added on one side.
+        groups: blocks of channels.
+        bias: whether there is a bias.
+        dilation: in pixels.
+        padding_mode: ``"zeros"``, the only one that a transposed convolution has.
+        lift: as of :class:`CrossDConv`.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: for an argument out of its range, naming it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: str = "zeros",
+        *,
+        lift: str = "inflated",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, dilation, groups, bias, lift, True, device, dtype
+        )
+        if padding_mode != "zeros":
+            raise ValueError(f"`padding_mode` of a transposed convolution must be 'zeros', got {padding_mode!r}.")
+        self.padding = _pair(padding, "padding", least=0)
+        self.output_padding = _pair(output_padding, "output_padding", least=0)
+        self.padding_mode = padding_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Upsample images with their own kernels, volumes with the lifted one."""
+        if x.dim() == 4:
+            return self._forward_images(x)
+        if x.dim() == 5:
+            return self._forward_volumes(x)
+        return self._refuse_rank(x)
+
+    def _forward_images(self, x: Tensor) -> Tensor:
+        y = conv_transpose2d_per_sample(
+            x, self.kernel_2d(x), self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        )
+        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+
+    def _forward_volumes(self, x: Tensor) -> Tensor:
+        stride, dilation = self._cube(self.stride, "stride"), self._cube(self.dilation, "dilation")
+        padding = self._cube(self.padding, "padding")
+        output_padding = self._cube(self.output_padding, "output_padding")
+        kernel = self.kernel_3d()
+        return F.conv_transpose3d(x, kernel, self.bias, stride, padding, output_padding, self.groups, dilation)
+
+
+def _pair(value: int | Sequence[int], name: str, least: int) -> tuple[int, int]:
+    """One number or two as two, checked."""
+    numbers = (value, value) if isinstance(value, int) else tuple(int(v) for v in value)
+    if len(numbers) == 1:
+        numbers = numbers * 2
+    if len(numbers) != 2:
+        raise ValueError(f"`{name}` must be one number or two (rows, columns), got {value}.")
+    if min(numbers) < least:
+        rule = "positive" if least == 1 else "0 or more"
+        raise ValueError(f"`{name}` must be {rule}, got {value}.")
+    return numbers[0], numbers[1]
+
+
+def _sides(
+    padding: str | tuple[int, int], kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Padding before and after each axis, ``"same"`` with the extra pixel after, as torch has it."""
+    if not isinstance(padding, str):
+        return padding, padding
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding != "same":
+        raise ValueError(f"`padding` must be numbers, 'same' or 'valid', got {padding!r}.")
+    if stride != (1, 1):
+        raise ValueError(f"`padding` 'same' needs `stride` 1, got stride {stride}; give the padding in pixels.")
+    total = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
+    before = (total[0] // 2, total[1] // 2)
+    return before, (total[0] - before[0], total[1] - before[1])
