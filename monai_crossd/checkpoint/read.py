@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["read_state_dict", "strip_wrappers"]
+__all__ = ["describe", "read_state_dict", "strip_wrappers"]
 
 #: names under which training scripts file a network's weights
 _NETWORK_NAMES = (
@@ -42,9 +43,8 @@ def read_state_dict(path_or_state_dict: str | os.PathLike[str] | Mapping[str, An
         ValueError: if the file cannot be read, or holds no state dict or several.
     """
     content: Any = path_or_state_dict
-    where = "the state dict"
+    where = describe(content)
     if isinstance(content, (str, os.PathLike)):
-        where = f"checkpoint '{os.fspath(content)}'"
         content = _read_file(Path(content), where)
     elif not isinstance(content, Mapping):
         raise TypeError(f"`path_or_state_dict` must be a path or a mapping, got {type(content).__name__}.")
@@ -58,19 +58,26 @@ def read_state_dict(path_or_state_dict: str | os.PathLike[str] | Mapping[str, An
     return dict(content)
 
 
+def describe(path_or_state_dict: Any) -> str:
+    """The checkpoint as messages name it."""
+    if isinstance(path_or_state_dict, (str, os.PathLike)):
+        return f"checkpoint '{os.fspath(path_or_state_dict)}'"
+    return "the state dict"
+
+
 def _read_file(path: Path, where: str) -> Any:
     if not path.is_file():
         raise ValueError(f"{where} is not a file; check the path.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load answers bad bytes with nearly every kind
-        if "weights_only" in str(error):
+    except Exception as error:  # of nearly every kind, torch.load lets bad bytes through to whoever trips over them
+        if "weights_only" in str(error) and ("GLOBAL" in str(error) or zipfile.is_zipfile(path)):
             raise ValueError(
                 f"{where} holds more than tensors and plain containers, which may run code and is refused; "
                 "if you trust its origin, load it yourself and pass the state dict."
             ) from error
         raise ValueError(
-            f"{where} cannot be read ({type(error).__name__}), it is damaged or not a file of `torch.save`; "
+            f"{where} cannot be read ({type(error).__name__}), it is damaged or none of `torch.save`; "
             "get it anew or pass a state dict."
         ) from error
 
