@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_crossd.layers import CrossDConv, CrossDConvTranspose
-from monai_crossd.ops import depth_profile, knowledge_base, lifted_kernel
+from monai_crossd.ops import knowledge_base, lifted_kernel, unlifted_kernel
 
 from .layout import crossd_convolutions, join
 
@@ -44,7 +44,7 @@ def arrange(
         if layout == "2d" and kernel.shape == shape[:2] + shape[3:]:
             tensors[key] = knowledge_base(kernel, conv.lift, conv.depth_stride)
         elif layout == "3d" and kernel.shape == shape:
-            tensors[key] = _knowledge_base_of_3d(kernel, conv.lift, conv.depth_stride)
+            tensors[key] = unlifted_kernel(kernel, conv.lift, conv.depth_stride)
             lifted = lifted_kernel(tensors[key], conv.lift, conv.depth_stride)
             if not torch.allclose(lifted, kernel, equal_nan=True):
                 refused.append(f"'{key}' (lift='{conv.lift}')")
@@ -54,17 +54,6 @@ def arrange(
             "with this lift; build the network with lift='aligned'."
         )
     return tensors
-
-
-def _knowledge_base_of_3d(kernel: Tensor, lift: str, depth_stride: int) -> Tensor:
-    """The knowledge base that the lift turns into ``kernel`` ``(C0, C1, K, K, K)``, if there is one."""
-    if lift == "aligned":
-        return kernel.roll((-1, -1, -1), dims=(-3, -2, -1))
-    if lift == "inflated":
-        middle = kernel.shape[2] // 2
-        share = float(depth_profile(kernel.shape[2], lift, depth_stride)[middle])
-        return knowledge_base(kernel[:, :, middle] / share, lift, depth_stride)
-    return kernel
 
 
 def _stem_keys(net: nn.Module) -> set[str]:

@@ -100,7 +100,7 @@ def _plan(
     arranged = arrange(net, given, own, layouts)
     tensors = {key: tensor for key, tensor in arranged.items() if tensor.shape == own[key].shape}
     _check_tied(own, tensors)
-    twins = _tied(own, tensors) - tensors.keys()
+    twins = _tied(own, tensors) - given.keys()
     absent = [key for key in own if key not in given and key not in twins and key not in skipped]
     kept, resting = _kept(net, absent, given, tensors, layouts)
     kept |= _tied(own, kept)

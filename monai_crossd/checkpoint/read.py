@@ -50,9 +50,9 @@ def read_state_dict(path_or_state_dict: str | os.PathLike[str] | Mapping[str, An
         raise TypeError(f"`path_or_state_dict` must be a path or a mapping, got {type(content).__name__}.")
     content = _unwrap(content, where)
     for name, value in content.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(
-                f"{where} must map names to tensors, but '{name}' is of type {type(value).__name__}; "
+                f"{where} must map names to tensors, but has an entry {name!r} of type {type(value).__name__}; "
                 "pass the network's own state dict."
             )
     return dict(content)
@@ -70,7 +70,7 @@ def _read_file(path: Path, where: str) -> Any:
         raise ValueError(f"{where} is not a file; check the path.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of nearly every kind, torch.load lets bad bytes through to whoever trips over them
+    except Exception as error:  # torch.load meets bad bytes with nearly every kind of them
         if "weights_only" in str(error) and ("GLOBAL" in str(error) or zipfile.is_zipfile(path)):
             raise ValueError(
                 f"{where} holds more than tensors and plain containers, which may run code and is refused; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .conv import conv2d_per_sample, conv_transpose2d_per_sample
-from .lift import LIFTS, depth_profile, knowledge_base, lifted_kernel
+from .lift import LIFTS, depth_profile, knowledge_base, lifted_kernel, unlifted_kernel
 from .shift import rest_kernel, rotation_to_shift, shift_operator, shifted_kernels, softmax_pool
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "shift_operator",
     "shifted_kernels",
     "softmax_pool",
+    "unlifted_kernel",
 ]

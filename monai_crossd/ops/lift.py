@@ -1,6 +1,6 @@
 """The lift: how a knowledge base becomes a 3D kernel, and how a 2D kernel is laid out in a knowledge base.
 
-A new lift is one branch in :func:`lifted_kernel`, one in :func:`depth_profile` and a name in :data:`LIFTS`.
+A new lift is a branch in each function here and a name in :data:`LIFTS`.
 All are linear in the weights and keep gradients. The *rest shift*, at angle 0, is one voxel along every kernel axis.
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .shift import rest_kernel
 
-__all__ = ["LIFTS", "depth_profile", "knowledge_base", "lifted_kernel"]
+__all__ = ["LIFTS", "depth_profile", "knowledge_base", "lifted_kernel", "unlifted_kernel"]
 
 #: ``published``: ``U`` itself, as in the paper. ``aligned``: ``U`` rolled by the rest shift, so that the slice which
 #: images train at angle 0 is the middle of the 3D kernel. ``inflated``: that slice repeated along depth, scaled so
@@ -90,3 +90,23 @@ def knowledge_base(kernel: Tensor, lift: str, depth_stride: int = 1) -> Tensor:
         taps = depth_profile(size, lift, depth_stride)
     aligned = kernel.unsqueeze(2) * taps.to(device=kernel.device, dtype=kernel.dtype)[:, None, None]
     return aligned.roll((-1, -1, -1), dims=(-3, -2, -1))
+
+
+def unlifted_kernel(kernel: Tensor, lift: str, depth_stride: int = 1) -> Tensor:
+    """The knowledge base that the lift turns into a given 3D kernel, if there is one.
+
+    Args:
+        kernel: ``(C0, C1, K, K, K)``; for ``inflated`` only one that is constant along depth has a knowledge base.
+        lift: one of :data:`LIFTS`.
+        depth_stride: stride of a transposed convolution; 1 for a convolution.
+
+    Returns:
+        ``U`` of shape ``(C0, C1, K, K, K)``; its lifted kernel is the closest to ``kernel`` at the middle depth.
+    """
+    if lift == "aligned":
+        return kernel.roll((-1, -1, -1), dims=(-3, -2, -1))
+    if lift == "inflated":
+        middle = kernel.shape[2] // 2
+        share = float(depth_profile(kernel.shape[2], lift, depth_stride)[middle])
+        return knowledge_base(kernel[:, :, middle] / share, lift, depth_stride)
+    return kernel
