@@ -110,7 +110,7 @@ def _crossd_conv(old: nn.Conv2d, lift: str) -> CrossDConv:
     return _lay_out(new, old)
 
 
-def _crossd_conv_transpose(old: nn.ConvTranspose2d, lift: str) -> CrossDConvTranspose:
+def _crossd_conv_transpose(old: Any, lift: str) -> CrossDConvTranspose:
     new = CrossDConvTranspose(
         old.in_channels,
         old.out_channels,
@@ -156,7 +156,9 @@ def _conv_2d(old: AnyConv, shifts: dict[nn.Module, Tensor]) -> nn.Module:
     arguments: dict[str, Any] = {"stride": old.stride, "dilation": old.dilation, "padding": old.padding}
     if isinstance(old, CrossDConvTranspose):
         arguments["output_padding"] = old.output_padding
-    return _plain_conv(nn.ConvTranspose2d if isinstance(old, CrossDConvTranspose) else nn.Conv2d, old, kernel, **arguments)
+    return _plain_conv(
+        nn.ConvTranspose2d if isinstance(old, CrossDConvTranspose) else nn.Conv2d, old, kernel, **arguments
+    )
 
 
 def _plain_conv(cls: Any, old: AnyConv, kernel: Tensor, **arguments: Any) -> nn.Module:

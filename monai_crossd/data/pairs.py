@@ -23,16 +23,14 @@ def find_pairs(dataset_dir: str | Path) -> list[dict[str, str]]:
         FileNotFoundError: where the folders are not there, or a label is missing for an image.
     """
     root = Path(dataset_dir)
-    for image_dir, label_dir in _FOLDERS:
-        images = sorted((root / image_dir).glob("[!.]*.nii*"))
-        if images:
-            break
-    else:
+    found = [(sorted((root / images).glob("[!.]*.nii*")), root / labels) for images, labels in _FOLDERS]
+    images, label_dir = next((pair for pair in found if pair[0]), ([], root))
+    if not images:
         raise FileNotFoundError(
             f"{root} holds no labeled volumes: expected imagesTr/*.nii.gz and labelsTr/*.nii.gz, or images and labels; "
             "give the folder of the dataset as --dataset_dir."
         )
-    missing = [image.name for image in images if not (root / label_dir / image.name).is_file()]
+    missing = [image.name for image in images if not (label_dir / image.name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{root / label_dir} lacks {', '.join(missing)}; every image needs its label.")
-    return [{"image": str(image), "label": str(root / label_dir / image.name)} for image in images]
+        raise FileNotFoundError(f"{label_dir} lacks {', '.join(missing)}; every image needs its label.")
+    return [{"image": str(image), "label": str(label_dir / image.name)} for image in images]

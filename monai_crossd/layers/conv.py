@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -45,10 +46,8 @@ class ShiftPredictor(nn.Sequential):
     @torch.jit.unused
     def reset_angle(self) -> None:
         """Set the angle to zero for every image: the 2D kernel is then the rest-shift kernel."""
-        last = self[3]
-        with torch.no_grad():
-            last.weight[3].zero_()
-            last.bias[3].zero_()
+        for parameter in self[3].parameters():
+            nn.init.zeros_(parameter[3])
 
     def forward(self, input: Tensor) -> Tensor:
         """``(B, C_in, H, W)`` to shifts ``(B, 3)`` in voxels, float32 at least."""
@@ -75,9 +74,10 @@ class _CrossDConvNd(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+        for name, value in (("groups", groups), ("in_channels", in_channels), ("out_channels", out_channels)):
             if value < 1:
                 raise ValueError(f"`{name}` must be positive, got {value}.")
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
             if value % groups:
                 raise ValueError(f"`{name}` must be divisible by `groups`={groups}, got {value}.")
         if lift not in LIFTS:
@@ -91,7 +91,7 @@ class _CrossDConvNd(nn.Module):
         self.dilation = _pair(dilation, "dilation", least=1)
         self.groups = groups
         self.lift = lift
-        self.depth_stride = self.stride[0] if transposed else 1
+        self.depth_stride = self.stride[0] // math.gcd(self.stride[0], self.dilation[0]) if transposed else 1
         c0, c1 = (in_channels, out_channels // groups) if transposed else (out_channels, in_channels // groups)
         size = self.kernel_size[0]
         self.weight = nn.Parameter(torch.empty(c0, c1, size, size, size, device=device, dtype=dtype))
@@ -216,7 +216,9 @@ class CrossDConv(_CrossDConvNd):
         before, after = _sides(self.padding, self.kernel_size, self.stride, self.dilation)
         by_conv = padding_mode == "zeros" and before == after
         self._zero_padding = before if by_conv else (0, 0)  # what the convolution itself pads, per axis
-        self._edges = [0] * 4 if by_conv else [before[1], after[1], before[0], after[0]]  # what F.pad does, last axis first
+        self._edges = (
+            [0] * 4 if by_conv else [before[1], after[1], before[0], after[0]]
+        )  # what F.pad does, last axis first
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve images with their own kernels, volumes with the lifted one."""
@@ -297,6 +299,12 @@ class CrossDConvTranspose(_CrossDConvNd):
             raise ValueError(f"`padding_mode` of a transposed convolution must be 'zeros', got {padding_mode!r}.")
         self.padding = _pair(padding, "padding", least=0)
         self.output_padding = _pair(output_padding, "output_padding", least=0)
+        for axis in (0, 1):
+            if self.output_padding[axis] >= max(self.stride[axis], self.dilation[axis]):
+                raise ValueError(
+                    f"`output_padding` must be smaller than `stride` or `dilation`, got {self.output_padding} with "
+                    f"stride {self.stride} and dilation {self.dilation}."
+                )
         self.padding_mode = padding_mode
 
     def forward(self, x: Tensor) -> Tensor:
@@ -323,14 +331,17 @@ class CrossDConvTranspose(_CrossDConvNd):
 
 def _pair(value: int | Sequence[int], name: str, least: int) -> tuple[int, int]:
     """One number or two as two, checked."""
-    numbers = (value, value) if isinstance(value, int) else tuple(int(v) for v in value)
+    rule = f"`{name}` must be one whole number or two (rows, columns), got {value!r}."
+    try:
+        numbers = tuple(operator.index(v) for v in (value if isinstance(value, Sequence) else (value,)))
+    except TypeError:
+        raise ValueError(rule) from None
     if len(numbers) == 1:
         numbers = numbers * 2
     if len(numbers) != 2:
-        raise ValueError(f"`{name}` must be one number or two (rows, columns), got {value}.")
+        raise ValueError(rule)
     if min(numbers) < least:
-        rule = "positive" if least == 1 else "0 or more"
-        raise ValueError(f"`{name}` must be {rule}, got {value}.")
+        raise ValueError(f"`{name}` must be {'positive' if least == 1 else '0 or more'}, got {value}.")
     return numbers[0], numbers[1]
 
 

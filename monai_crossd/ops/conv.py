@@ -105,6 +105,8 @@ def conv_transpose2d_per_sample(
     kernels = kernels.reshape(b, groups, c_in // groups, (c_out // groups) * size * size)
     columns = torch.matmul(kernels.transpose(2, 3), x.reshape(b, groups, c_in // groups, h * w))
     columns = columns.reshape(b, c_out * size * size, h * w)
-    h_out = (h - 1) * stride[0] - 2 * padding[0] + dilation[0] * (size - 1) + output_padding[0] + 1
-    w_out = (w - 1) * stride[1] - 2 * padding[1] + dilation[1] * (size - 1) + output_padding[1] + 1
-    return F.fold(columns, (h_out, w_out), (size, size), dilation, padding, stride)
+    h_full = (h - 1) * stride[0] + dilation[0] * (size - 1) + 1
+    w_full = (w - 1) * stride[1] + dilation[1] * (size - 1) + 1
+    y = F.fold(columns, (h_full, w_full), (size, size), dilation, (0, 0), stride)
+    after = (output_padding[0] - padding[0], output_padding[1] - padding[1])
+    return F.pad(y, [-padding[1], after[1], -padding[0], after[0]])  # (B, C_out, H_out, W_out)

@@ -19,6 +19,11 @@ __all__ = ["LIFTS", "depth_profile", "knowledge_base", "lifted_kernel", "unlifte
 LIFTS = ("published", "aligned", "inflated")
 
 
+def _check(lift: str) -> None:
+    if lift not in ("published", "aligned", "inflated"):  # LIFTS, as TorchScript reads it
+        raise ValueError(f"`lift` must be 'published', 'aligned' or 'inflated', got '{lift}'.")
+
+
 def lifted_kernel(weight: Tensor, lift: str, depth_stride: int = 1) -> Tensor:
     """The 3D kernel of a knowledge base.
 
@@ -33,14 +38,13 @@ def lifted_kernel(weight: Tensor, lift: str, depth_stride: int = 1) -> Tensor:
     Raises:
         ValueError: for an unknown lift.
     """
-    if lift == "published":
-        return weight
+    _check(lift)
     if lift == "aligned":
         return weight.roll((1, 1, 1), dims=(-3, -2, -1))
     if lift == "inflated":
         taps = depth_profile(weight.shape[2], lift, depth_stride).to(device=weight.device, dtype=weight.dtype)
         return rest_kernel(weight).unsqueeze(2) * taps[:, None, None]
-    raise ValueError(f"`lift` must be 'published', 'aligned' or 'inflated', got '{lift}'.")
+    return weight
 
 
 def depth_profile(kernel_size: int, lift: str, depth_stride: int = 1) -> Tensor:
@@ -54,11 +58,15 @@ def depth_profile(kernel_size: int, lift: str, depth_stride: int = 1) -> Tensor:
     Args:
         kernel_size: ``K``.
         lift: one of :data:`LIFTS`.
-        depth_stride: ``t``.
+        depth_stride: ``t``; where the convolution is dilated, divided by what the two have in common.
 
     Returns:
         ``(K,)`` float64, the middle at ``K // 2``.
+
+    Raises:
+        ValueError: for an unknown lift.
     """
+    _check(lift)
     residue = torch.arange(kernel_size) % depth_stride
     members = residue[:, None] == residue[None, :]
     taps = 1.0 / members.sum(dim=1).to(torch.float64)
@@ -82,12 +90,13 @@ def knowledge_base(kernel: Tensor, lift: str, depth_stride: int = 1) -> Tensor:
 
     Returns:
         ``U`` of shape ``(C0, C1, K, K, K)``.
+
+    Raises:
+        ValueError: for an unknown lift.
     """
+    _check(lift)
     size = kernel.shape[-1]
-    if lift == "inflated":
-        taps = torch.ones(size, dtype=torch.float64)
-    else:
-        taps = depth_profile(size, lift, depth_stride)
+    taps = torch.ones(size) if lift == "inflated" else depth_profile(size, lift, depth_stride)
     aligned = kernel.unsqueeze(2) * taps.to(device=kernel.device, dtype=kernel.dtype)[:, None, None]
     return aligned.roll((-1, -1, -1), dims=(-3, -2, -1))
 
@@ -102,7 +111,11 @@ def unlifted_kernel(kernel: Tensor, lift: str, depth_stride: int = 1) -> Tensor:
 
     Returns:
         ``U`` of shape ``(C0, C1, K, K, K)``; its lifted kernel is the closest to ``kernel`` at the middle depth.
+
+    Raises:
+        ValueError: for an unknown lift.
     """
+    _check(lift)
     if lift == "aligned":
         return kernel.roll((-1, -1, -1), dims=(-3, -2, -1))
     if lift == "inflated":

@@ -17,6 +17,7 @@ from torch import Tensor
 
 __all__ = ["rest_kernel", "rotation_to_shift", "shift_operator", "shifted_kernels", "softmax_pool"]
 
+
 def softmax_pool(f: Tensor) -> Tensor:
     """Mean of every channel over space, weighted by the softmax of the channel itself (equation 1).
 
