@@ -1,0 +1,226 @@
+"""Every config of the hippocampus bundle, run as users run it, on small made volumes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow, scripts
+
+from monai_crossd import CrossDUNet, load_checkpoint
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "hippocampus_mr_segmentation"
+CONFIGS = BUNDLE / "configs"
+WEIGHTS = BUNDLE / "models" / "model.pt"
+
+
+def config(*names: str) -> str:
+    return "[" + ", ".join(f"'{CONFIGS / name}.json'" for name in names) + "]"
+
+
+def run(*arguments: str, torchrun: int = 0, check: bool = True) -> subprocess.CompletedProcess[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}"] if torchrun else []
+    command = [sys.executable, *launch, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), *arguments]
+    environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    """Five noisy volumes with a bright box of two halves, in the layout of the Medical Segmentation Decathlon."""
+    root, rng = tmp_path_factory.mktemp("dataset"), np.random.default_rng(0)
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir()
+    for i in range(5):
+        label = np.zeros((20, 24, 18), np.uint8)
+        label[6:14, 8:14, 5:12], label[6:14, 14:19, 5:12] = 1, 2
+        image = rng.normal(label * 100, 20).astype(np.float32)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), root / "imagesTr" / f"case_{i}.nii.gz")
+        nib.save(nib.Nifti1Image(label, np.eye(4)), root / "labelsTr" / f"case_{i}.nii.gz")
+    return root
+
+
+def small(dataset: Path, out: Path, *names: str) -> list[str]:
+    """Overrides that make training a matter of seconds."""
+    arguments = ["--config_file", config(*names), "--logging_file", str(CONFIGS / "logging.conf")]
+    arguments += ["--dataset_dir", str(dataset), "--ckpt_dir", str(out / "models"), "--output_dir", str(out / "runs")]
+    arguments += ["--num_workers", "0", "--batch_size", "2", "--roi_size", "[16,24,16]", "--val_interval", "1"]
+    return [*arguments, "--epochs", "1"]
+
+
+FILTERS = ["--network_def#filters", "[4,8,8,8]"]
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    run(*small(dataset, out, "train"), *FILTERS)
+    return out
+
+
+def test_training_saves_the_best_model_and_a_state_to_resume(trained, dataset):
+    report = load_checkpoint(CrossDUNet(1, 3, (4, 8, 8, 8)), trained / "models" / "model.pt")
+    assert report.complete
+    assert any("tfevents" in file.name for file in (trained / "runs").iterdir())
+    state = trained / "runs" / "checkpoint_epoch=1.pt"
+    done = run(*small(dataset, trained, "train"), *FILTERS, "--resume", str(state), "--epochs", "2")
+    assert "Epoch[2] Complete" in done.stdout and "Epoch[1] Complete" not in done.stdout.split("Restored")[1]
+
+
+def test_evaluation_writes_metrics_per_case(trained, dataset, tmp_path):
+    checkpoint = str(trained / "models" / "model.pt")
+    arguments = small(dataset, trained, "train", "evaluate") + FILTERS
+    run(*arguments, "--checkpoint", checkpoint, "--output_dir", str(tmp_path), "--val_cases", "$@cases[:3]")
+    for metric in ("mean_dice", "hausdorff95_mm", "surface_dice_1mm"):
+        rows = list(csv.DictReader((tmp_path / f"val_{metric}_raw.csv").open()))
+        assert [row["filename"] for row in rows] == [f"case_{i}.nii.gz" for i in range(3)]
+        assert {"class0", "class1", "mean"} <= rows[0].keys()
+
+
+@pytest.mark.parametrize("baseline", ["segresnet", "dynunet"])
+@pytest.mark.slow
+def test_baselines_train_by_the_same_script(baseline, dataset, tmp_path):
+    small_net = {"segresnet": ["--network_def#init_filters", "8"], "dynunet": FILTERS}[baseline]
+    run(*small(dataset, tmp_path, "train", f"baseline_{baseline}"), *small_net)
+    assert (tmp_path / "models" / "model.pt").is_file()
+
+
+def test_training_runs_on_two_processes(dataset, tmp_path):
+    arguments = small(dataset, tmp_path, "train", "multi_gpu_train") + FILTERS
+    run(*arguments, "--val_cases", "$@cases[:3]", torchrun=2)
+    assert load_checkpoint(CrossDUNet(1, 3, (4, 8, 8, 8)), tmp_path / "models" / "model.pt").complete
+
+
+def infer(dataset_dir: str, out: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return run(
+        "--config_file", config("inference"), "--dataset_dir", dataset_dir, "--output_dir", str(out), check=check
+    )
+
+
+def test_inference_writes_on_the_grid_of_the_input(tmp_path):
+    infer(str(BUNDLE / "sample"), tmp_path)
+    for name in ("icbm152_left", "icbm152_right"):
+        image = nib.load(BUNDLE / "sample" / f"{name}.nii.gz")
+        label = nib.load(tmp_path / f"{name}_seg.nii.gz")
+        assert label.shape == image.shape
+        np.testing.assert_allclose(label.affine, image.affine, atol=1e-4)
+        assert set(np.unique(label.dataobj)) == {0, 1, 2}
+        assert (tmp_path / f"{name}_preview.png").stat().st_size > 10_000
+    rows = json.loads((tmp_path / "volumes.json").read_text())
+    for row in rows:
+        assert 2.5 < row["total_ml"] < 6.5, "the size of a hippocampus"
+
+
+def test_orientation_and_spacing_do_not_matter(tmp_path):
+    """The same anatomy stored in other axes gives the same labels, at another spacing nearly the same volumes."""
+    source = nib.load(BUNDLE / "sample" / "icbm152_left.nii.gz")
+    flipped = source.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
+    stretched = source.affine @ np.diag([1, 1, 2, 1])
+    pairs = np.asarray(source.dataobj, np.float32).reshape(*source.shape[:2], -1, 2).mean(-1)
+    stretched[:3, 3] += source.affine[:3, 2] / 2
+    (tmp_path / "in").mkdir()
+    nib.save(flipped, tmp_path / "in" / "flipped.nii.gz")
+    nib.save(nib.Nifti1Image(pairs, stretched), tmp_path / "in" / "thick.nii.gz")
+    nib.save(source, tmp_path / "in" / "plain.nii.gz")
+    infer(str(tmp_path / "in"), tmp_path / "out")
+    plain, turned = (nib.load(tmp_path / "out" / f"{name}_seg.nii.gz") for name in ("plain", "flipped"))
+    turned_back = nib.as_closest_canonical(turned).get_fdata()
+    assert (turned_back == nib.as_closest_canonical(plain).get_fdata()).mean() > 0.999
+    total = {row["case"]: row["total_ml"] for row in json.loads((tmp_path / "out" / "volumes.json").read_text())}
+    assert abs(total["thick"] - total["plain"]) < 0.15 * total["plain"]
+
+
+def test_bad_volumes_do_not_stop_good_ones(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = (BUNDLE / "sample" / "icbm152_left.nii.gz").read_bytes()
+    (folder / "good.nii.gz").write_bytes(good)
+    (folder / "truncated.nii.gz").write_bytes(good[: len(good) // 2])
+    nib.save(nib.Nifti1Image(np.full((20, 20, 20), np.nan, np.float32), np.eye(4)), folder / "nan.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((20, 20), np.float32), np.eye(4)), folder / "flat.nii.gz")
+    done = infer(str(folder), tmp_path / "out", check=False)
+    assert done.returncode == 1
+    summary = done.stderr[done.stderr.index("Refused 3 of 4 inputs:") :]
+    assert len(summary.strip().splitlines()) == 4 and "Traceback" not in done.stderr
+    assert (tmp_path / "out" / "good_seg.nii.gz").is_file()
+    assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 1
+
+
+@pytest.mark.parametrize("where", ["missing.nii.gz", "empty"])
+def test_nothing_to_segment_is_one_sentence(where, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = infer(str(tmp_path / where), tmp_path / "out", check=False)
+    assert done.returncode == 1 and "Refused 1 of 1 inputs:" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_properties(kind, dataset, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = {"dataset_dir": str(dataset), "num_workers": 0} if kind == "train" else {}
+    workflow = ConfigWorkflow(
+        config_file=str(CONFIGS / f"{kind}.json"),
+        meta_file=str(CONFIGS / "metadata.json"),
+        workflow_type=kind,
+        bundle_root=str(BUNDLE),
+        **options,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MONAI warns that it has no hash to check the schema with
+def test_metadata_is_valid():
+    pytest.importorskip("jsonschema")
+    scripts.verify_metadata(
+        meta_file=str(CONFIGS / "metadata.json"), filepath=str(Path(__file__).parent / "metadata_schema.json")
+    )
+
+
+COMMON = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
+
+
+def test_network_takes_what_the_metadata_says():
+    scripts.verify_net_in_out(net_id="network_def", device="cpu", n=2, bundle_root=str(BUNDLE), **COMMON)
+
+
+def test_torchscript_export_agrees(tmp_path):
+    file = str(tmp_path / "model.ts")
+    scripts.ckpt_export(net_id="network_def", filepath=file, ckpt_file=str(WEIGHTS), bundle_root=str(BUNDLE), **COMMON)
+    net, x = CrossDUNet(1, 3, (16, 32, 64, 128)).eval(), torch.randn(1, 1, 16, 24, 16)
+    load_checkpoint(net, WEIGHTS)
+    torch.testing.assert_close(torch.jit.load(file)(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_export_agrees(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    file = str(tmp_path / "model.onnx")
+    arguments = {"ckpt_file": str(WEIGHTS), "bundle_root": str(BUNDLE), "input_shape": [1, 1, 16, 24, 16]}
+    scripts.onnx_export(net_id="network_def", filepath=file, **arguments, **COMMON)
+    net, x = CrossDUNet(1, 3, (16, 32, 64, 128)).eval(), torch.randn(1, 1, 16, 24, 16)
+    load_checkpoint(net, WEIGHTS)
+    session = runtime.InferenceSession(file)
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), net(x), rtol=1e-3, atol=1e-3)
+
+
+def test_model_zoo_rules():
+    assert (BUNDLE / "LICENSE").is_file() and (BUNDLE / "docs" / "README.md").is_file()
+    assert (BUNDLE / "docs" / "data_license.txt").is_file()
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    assert metadata["version"] in metadata["changelog"]
+    assert WEIGHTS.stat().st_size <= 25 * 2**20
+    for file in CONFIGS.glob("*.json"):
+        assert "/home/" not in file.read_text() and "/root/" not in file.read_text()
