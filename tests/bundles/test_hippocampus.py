@@ -82,7 +82,7 @@ def test_evaluation_writes_metrics_per_case(trained, dataset, tmp_path):
     arguments = small(dataset, trained, "train", "evaluate") + FILTERS
     run(*arguments, "--checkpoint", checkpoint, "--output_dir", str(tmp_path), "--val_cases", "$@cases[:3]")
     for metric in ("mean_dice", "hausdorff95_mm", "surface_dice_1mm"):
-        rows = list(csv.DictReader((tmp_path / f"val_{metric}_raw.csv").open()))
+        rows = list(csv.DictReader((tmp_path / f"val_{metric}_raw.csv").read_text().splitlines()))
         assert [row["filename"] for row in rows] == [f"case_{i}.nii.gz" for i in range(3)]
         assert {"class0", "class1", "mean"} <= rows[0].keys()
 
