@@ -48,3 +48,9 @@ def cross_d_conv2d(x: Tensor, weight: Tensor, r: Tensor, bias: Tensor | None = N
     """One ``conv2d`` call an image."""
     own = kernels(weight, r)
     return torch.cat([F.conv2d(x[i : i + 1], own[i], bias, **conv) for i in range(len(x))])
+
+
+def cross_d_conv_transpose2d(x: Tensor, weight: Tensor, r: Tensor, bias: Tensor | None = None, **conv) -> Tensor:
+    """One ``conv_transpose2d`` call an image; the paper has none, the kernels are made in the same way."""
+    own = kernels(weight, r)
+    return torch.cat([F.conv_transpose2d(x[i : i + 1], own[i], bias, **conv) for i in range(len(x))])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .conv import CrossDConv, CrossDConvTranspose, ShiftPredictor
+from .conv import CrossDConv, CrossDConvTranspose
 from .norm import CrossDBatchNorm, CrossDDropout, CrossDInstanceNorm
+from .predictor import ShiftPredictor
 from .resample import CrossDAdaptiveAvgPool, CrossDAdaptiveMaxPool, CrossDAvgPool, CrossDMaxPool, CrossDUpsample
 
 __all__ = [

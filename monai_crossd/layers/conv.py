@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 
 import torch
@@ -15,45 +14,13 @@ from monai_crossd.ops import (
     conv2d_per_sample,
     conv_transpose2d_per_sample,
     lifted_kernel,
-    rotation_to_shift,
     shifted_kernels,
-    softmax_pool,
 )
 
-__all__ = ["CrossDConv", "CrossDConvTranspose", "ShiftPredictor"]
+from .arguments import as_pair, sides
+from .predictor import ShiftPredictor
 
-
-class ShiftPredictor(nn.Sequential):
-    """Reads from every image the shift of its knowledge base: 1x1 convolutions, softmax pooling, axis and angle.
-
-    The angle's row of the last convolution starts at zero, so a new layer starts at the rest shift (1, 1, 1) and
-    learns to leave it. The layers keep the published order, so published weights load.
-
-    Args:
-        in_channels: ``C_in``.
-        hidden_channels: channels between the two convolutions, 16 as published.
-    """
-
-    def __init__(self, in_channels: int, hidden_channels: int = 16) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, hidden_channels, kernel_size=1),
-            nn.BatchNorm2d(hidden_channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(hidden_channels, 4, kernel_size=1),
-        )
-        self.reset_angle()
-
-    @torch.jit.unused
-    def reset_angle(self) -> None:
-        """Set the angle to zero for every image: the 2D kernel is then the rest-shift kernel."""
-        for parameter in self[3].parameters():
-            nn.init.zeros_(parameter[3])
-
-    def forward(self, input: Tensor) -> Tensor:
-        """``(B, C_in, H, W)`` to shifts ``(B, 3)`` in voxels, float32 at least."""
-        for layer in self:
-            input = layer(input)
-        return rotation_to_shift(softmax_pool(input))  # (B, 4, H, W) -> (B, 4) -> (B, 3)
+__all__ = ["CrossDConv", "CrossDConvTranspose"]
 
 
 class _CrossDConvNd(nn.Module):
@@ -84,11 +51,11 @@ class _CrossDConvNd(nn.Module):
             raise ValueError(f"`lift` must be one of {', '.join(map(repr, LIFTS))}, got {lift!r}.")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = _pair(kernel_size, "kernel_size", least=1)
+        self.kernel_size = as_pair(kernel_size, "kernel_size", least=1)
         if self.kernel_size[0] != self.kernel_size[1]:
             raise ValueError(f"`kernel_size` must be square, a knowledge base is a cube, got {self.kernel_size}.")
-        self.stride = _pair(stride, "stride", least=1)
-        self.dilation = _pair(dilation, "dilation", least=1)
+        self.stride = as_pair(stride, "stride", least=1)
+        self.dilation = as_pair(dilation, "dilation", least=1)
         self.groups = groups
         self.lift = lift
         self.depth_stride = self.stride[0] // math.gcd(self.stride[0], self.dilation[0]) if transposed else 1
@@ -210,10 +177,10 @@ class CrossDConv(_CrossDConvNd):
         modes = ("zeros", "reflect", "replicate", "circular")
         if padding_mode not in modes:
             raise ValueError(f"`padding_mode` must be one of {', '.join(map(repr, modes))}, got {padding_mode!r}.")
-        self.padding = padding if isinstance(padding, str) else _pair(padding, "padding", least=0)
+        self.padding = padding if isinstance(padding, str) else as_pair(padding, "padding", least=0)
         self.padding_mode = padding_mode
         self._pad_mode = "constant" if padding_mode == "zeros" else padding_mode
-        before, after = _sides(self.padding, self.kernel_size, self.stride, self.dilation)
+        before, after = sides(self.padding, self.kernel_size, self.stride, self.dilation)
         by_conv = padding_mode == "zeros" and before == after
         self._zero_padding = before if by_conv else (0, 0)  # what the convolution itself pads, per axis
         self._edges = (
@@ -247,7 +214,16 @@ class CrossDConv(_CrossDConvNd):
         return F.conv3d(x, self.kernel_3d(), self.bias, stride, padding, dilation, self.groups)
 
     def _pad(self, x: Tensor, edges: list[int]) -> Tensor:
-        return F.pad(x, edges, mode=self._pad_mode) if max(edges) > 0 else x
+        if max(edges) == 0:
+            return x
+        if not torch.jit.is_scripting():
+            if torch.compiler.is_compiling() and x.dim() == 4 and self.predictor is not None:
+                # folded as for the convolution: Inductor fails on the fold of a padded image of dynamic size
+                # (https://github.com/pytorch/pytorch/issues/185510)
+                b, c, h, w = x.shape
+                y = F.pad(x.reshape(1, b * c, h, w), edges, mode=self._pad_mode)
+                return y.reshape(b, c, y.shape[2], y.shape[3])
+        return F.pad(x, edges, mode=self._pad_mode)
 
 
 class CrossDConvTranspose(_CrossDConvNd):
@@ -297,8 +273,8 @@ class CrossDConvTranspose(_CrossDConvNd):
         )
         if padding_mode != "zeros":
             raise ValueError(f"`padding_mode` of a transposed convolution must be 'zeros', got {padding_mode!r}.")
-        self.padding = _pair(padding, "padding", least=0)
-        self.output_padding = _pair(output_padding, "output_padding", least=0)
+        self.padding = as_pair(padding, "padding", least=0)
+        self.output_padding = as_pair(output_padding, "output_padding", least=0)
         for axis in (0, 1):
             if self.output_padding[axis] >= max(self.stride[axis], self.dilation[axis]):
                 raise ValueError(
@@ -327,36 +303,3 @@ class CrossDConvTranspose(_CrossDConvNd):
         output_padding = self._cube(self.output_padding, "output_padding")
         kernel = self.kernel_3d()
         return F.conv_transpose3d(x, kernel, self.bias, stride, padding, output_padding, self.groups, dilation)
-
-
-def _pair(value: int | Sequence[int], name: str, least: int) -> tuple[int, int]:
-    """One number or two as two, checked."""
-    rule = f"`{name}` must be one whole number or two (rows, columns), got {value!r}."
-    try:
-        numbers = tuple(operator.index(v) for v in (value if isinstance(value, Sequence) else (value,)))
-    except TypeError:
-        raise ValueError(rule) from None
-    if len(numbers) == 1:
-        numbers = numbers * 2
-    if len(numbers) != 2:
-        raise ValueError(rule)
-    if min(numbers) < least:
-        raise ValueError(f"`{name}` must be {'positive' if least == 1 else '0 or more'}, got {value}.")
-    return numbers[0], numbers[1]
-
-
-def _sides(
-    padding: str | tuple[int, int], kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Padding before and after each axis, ``"same"`` with the extra pixel after, as torch has it."""
-    if not isinstance(padding, str):
-        return padding, padding
-    if padding == "valid":
-        return (0, 0), (0, 0)
-    if padding != "same":
-        raise ValueError(f"`padding` must be numbers, 'same' or 'valid', got {padding!r}.")
-    if stride != (1, 1):
-        raise ValueError(f"`padding` 'same' needs `stride` 1, got stride {stride}; give the padding in pixels.")
-    total = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
-    before = (total[0] // 2, total[1] // 2)
-    return before, (total[0] - before[0], total[1] - before[1])

@@ -67,13 +67,21 @@ def test_monai_networks(name):
     [
         (lambda: nets.VNet(2, 1, 2), r"in_tr \(InputTransition\)", r"uses `spatial_dims`"),
         (lambda: nets.SwinUNETR(1, 2, spatial_dims=2, feature_size=12), r"attn \(WindowAttention\)", "may be tied"),
-        (lambda: nets.ViT(1, (32, 32), (16, 16), hidden_size=48, num_heads=4, spatial_dims=2), "patch_embedding", "may be tied"),
+        (
+            lambda: nets.ViT(1, (32, 32), (16, 16), hidden_size=48, num_heads=4, spatial_dims=2),
+            r"patch_embedding \(PatchEmbeddingBlock\)",
+            "may be tied",
+        ),
         (
             lambda: nets.FlexibleUNet(1, 2, "resnet18", spatial_dims=2),
             r"encoder\.layer2\.0 \(ResNetBlock\)",
             "shortcut_type='B'",
         ),
-        (lambda: nets.EfficientNetBN("efficientnet-b0", pretrained=False), r"_conv_stem_padding \(ConstantPad2d\)", "no form of"),
+        (
+            lambda: nets.EfficientNetBN("efficientnet-b0", pretrained=False),
+            r"_conv_stem_padding \(ConstantPad2d\)",
+            "no form of",
+        ),
     ],
     ids=["VNet", "SwinUNETR", "ViT", "FlexibleUNet-resnet18", "EfficientNet"],
 )

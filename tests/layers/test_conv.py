@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -10,12 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from monai_crossd import CrossDConv, CrossDConvTranspose
-from monai_crossd.ops import LIFTS, lifted_kernel, rest_kernel
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
+from monai_crossd.ops import LIFTS, knowledge_base, lifted_kernel, rest_kernel
 
 
 def restless(layer):
@@ -26,19 +22,33 @@ def restless(layer):
     return layer
 
 
+def assert_same_gradients(ours, theirs, inputs):
+    grad = torch.randn_like(ours)
+    ours, theirs = torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad)
+    assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("size", [2, 3, 4, 7])
 def test_layer_is_the_literal_form_with_all_gradients(size, train):
     layer = restless(CrossDConv(4, 6, size, stride=2, padding=1, groups=2).double()).train(train)
     x = torch.randn(3, 4, 12, 11, dtype=torch.float64, requires_grad=True)
-    ours = layer(x)
-    r = reference.pooled(copy.deepcopy(layer.predictor), x) if not train else reference.pooled(layer.predictor, x)
+    ours, r = layer(x), reference.pooled(layer.predictor, x)
     theirs = reference.cross_d_conv2d(x, layer.weight, r, layer.bias, stride=2, padding=1, groups=2)
     assert_close(ours, theirs, rtol=0, atol=1e-10)
-    grad, inputs = torch.randn_like(ours), [x, layer.weight, layer.bias]
-    inputs += list(layer.predictor.parameters()) if train else []
-    ours, theirs = torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad)
-    assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+    assert_same_gradients(ours, theirs, [x, *layer.parameters()])
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("size", [2, 3])
+def test_transposed_layer_is_the_literal_form_with_all_gradients(size, train):
+    arguments = {"stride": (2, 3), "padding": 1, "output_padding": (0, 1), "groups": 2, "dilation": (1, 2)}
+    layer = restless(CrossDConvTranspose(4, 6, size, **arguments).double()).train(train)
+    x = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    ours, r = layer(x), reference.pooled(layer.predictor, x)
+    theirs = reference.cross_d_conv_transpose2d(x, layer.weight, r, layer.bias, **arguments)
+    assert_close(ours, theirs, rtol=0, atol=1e-10)
+    assert_same_gradients(ours, theirs, [x, *layer.parameters()])
 
 
 def test_gradcheck():
@@ -92,6 +102,19 @@ def test_transposed_form(lift, size, stride, padding, output_padding):
     assert_close(layer(volume), plain3d(volume))
 
 
+@pytest.mark.parametrize("lift", ["aligned", "inflated"])
+@pytest.mark.parametrize(("stride", "dilation"), [(2, 2), (2, 3), (4, 2)])
+def test_transposed_form_answers_to_constant_depth_as_to_slices_where_dilated(lift, stride, dilation):
+    """Where stride and dilation have a divisor in common, slices between stay empty, as rows do in 2D."""
+    layer = CrossDConvTranspose(2, 3, 4, stride=stride, dilation=dilation, bias=False, lift=lift)
+    layer.weight.data = knowledge_base(torch.randn(2, 3, 4, 4), lift, layer.depth_stride)
+    image = torch.randn(1, 2, 5, 6)
+    inner = layer(image.unsqueeze(2).expand(-1, -1, 16, -1, -1))[:, :, 16:-16]
+    slices = layer(image).unsqueeze(2).expand_as(inner).clone()
+    slices[:, :, torch.arange(inner.shape[2]) % math.gcd(stride, dilation) != 0] = 0
+    assert_close(inner, slices, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("cls", [CrossDConv, CrossDConvTranspose])
 def test_a_batch_is_its_samples_one_by_one(cls):
     layer, x = restless(cls(3, 4, 3)).eval(), torch.randn(5, 3, 9, 8)
@@ -117,15 +140,22 @@ def test_a_new_layer_rests_and_can_leave():
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 5e-2)])
 @pytest.mark.parametrize("rank", [2, 3])
-def test_precision(dtype, tolerance, rank):
-    """Relative norm of the difference to float64."""
-    layer = restless(CrossDConv(8, 8, 3, padding=1)).eval()
+@pytest.mark.parametrize("cls", [CrossDConv, CrossDConvTranspose])
+def test_precision(cls, dtype, tolerance, rank):
+    """Relative norm of the difference to float64, of the output and of the gradients."""
+    layer = restless(cls(8, 8, 3, padding=1)).eval()
     layer.predictor[3].weight.data *= 0.1
-    x = torch.randn(2, 8, *(12,) * rank)
-    exact = copy.deepcopy(layer).double()(x.double())
-    y = layer.to(dtype)(x.to(dtype))
-    assert y.dtype == dtype
-    assert (y.double() - exact).norm() / exact.norm() < tolerance
+    exact, layer = copy.deepcopy(layer).double(), layer.to(dtype)
+    x = torch.randn(2, 8, *(12,) * rank, dtype=dtype, requires_grad=True)
+    x_exact = x.detach().double().requires_grad_()
+    y, y_exact = layer(x), exact(x_exact)
+    grad = torch.randn_like(y)
+    y.backward(grad)
+    y_exact.backward(grad.double())
+    pairs = [(y, y_exact), (x.grad, x_exact.grad), (layer.weight.grad, exact.weight.grad)]
+    for ours, theirs in [*pairs, (layer.bias.grad, exact.bias.grad)]:
+        assert ours.dtype == dtype
+        assert (ours - theirs).norm() / theirs.norm() < tolerance
 
 
 def test_autocast():
@@ -141,11 +171,14 @@ def test_autocast():
     assert layer.weight.grad.dtype == torch.float32
 
 
-def test_copies_pickles_and_names():
-    layer, x = restless(CrossDConv(2, 3, 3)).eval(), torch.randn(2, 2, 8, 8)
+@pytest.mark.parametrize("cls", [CrossDConv, CrossDConvTranspose])
+def test_copies_pickles_and_names(cls):
+    layer, x = restless(cls(2, 3, 3)).eval(), torch.randn(2, 2, 8, 8)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(twin(x), layer(x))
-    assert {key.split(".")[0] for key in layer.state_dict()} == {"weight", "bias", "predictor"}
+    norm = [f"predictor.1.{name}" for name in nn.BatchNorm2d(16).state_dict()]
+    convs = [f"predictor.{i}.{name}" for i in (0, 3) for name in ("weight", "bias")]
+    assert set(layer.state_dict()) == {"weight", "bias", *norm, *convs}
     assert "3, kernel_size=(3, 3), stride=(1, 1), padding=(0, 0)" in repr(layer)
 
 
@@ -156,6 +189,8 @@ REFUSED = [
     ({"kernel_size": 0}, r"`kernel_size` must be positive, got 0\."),
     ({"kernel_size": (3, 5)}, r"`kernel_size` must be square, a knowledge base is a cube, got \(3, 5\)\."),
     ({"kernel_size": (3, 3, 3)}, r"`kernel_size` must be one whole number or two"),
+    ({"kernel_size": 3.5}, r"`kernel_size` must be one whole number or two \(rows, columns\), got 3\.5\."),
+    ({"stride": (1.5, 1)}, r"`stride` must be one whole number or two \(rows, columns\), got \(1\.5, 1\)\."),
     ({"stride": 0}, r"`stride` must be positive, got 0\."),
     ({"dilation": (1, 0)}, r"`dilation` must be positive, got \(1, 0\)\."),
     ({"padding": -1}, r"`padding` must be 0 or more, got -1\."),
@@ -172,11 +207,21 @@ def test_refused_arguments(arguments, message):
         CrossDConv(**({"in_channels": 2, "out_channels": 4, "kernel_size": 3} | arguments))
 
 
-def test_transposed_form_pads_with_zeros_only():
-    with pytest.raises(
-        ValueError, match=r"`padding_mode` of a transposed convolution must be 'zeros', got 'reflect'\."
-    ):
-        CrossDConvTranspose(2, 2, 3, padding_mode="reflect")
+REFUSED_TRANSPOSED = [
+    ({"padding_mode": "reflect"}, r"`padding_mode` of a transposed convolution must be 'zeros', got 'reflect'\."),
+    ({"padding": "same"}, r"`padding` must be one whole number or two \(rows, columns\), got 'same'\."),
+    ({"output_padding": -1}, r"`output_padding` must be 0 or more, got -1\."),
+    (
+        {"output_padding": (0, 2), "stride": 2},
+        r"`output_padding` must be smaller than `stride` or `dilation`, got \(0, 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED_TRANSPOSED, ids=str)
+def test_refused_arguments_of_the_transposed_form(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CrossDConvTranspose(2, 2, 3, **arguments)
 
 
 @pytest.mark.parametrize("cls", [CrossDConv, CrossDConvTranspose])
@@ -190,6 +235,14 @@ def test_unbatched_input_is_refused(cls, shape):
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
 def test_unequal_pairs_run_on_images_only(name, mode):
     layer = CrossDConv(2, 2, 3, **{name: (1, 2)}, padding_mode=mode)
+    layer(torch.zeros(1, 2, 8, 8))
+    with pytest.raises(ValueError, match=rf"`{name}` must be the same on both axes to run on volumes, got \(1, 2\)\."):
+        layer(torch.zeros(1, 2, 8, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["stride", "padding", "output_padding", "dilation"])
+def test_unequal_pairs_run_on_images_only_in_the_transposed_form(name):
+    layer = CrossDConvTranspose(2, 2, 3, **({"stride": 3} | {name: (1, 2)}))
     layer(torch.zeros(1, 2, 8, 8))
     with pytest.raises(ValueError, match=rf"`{name}` must be the same on both axes to run on volumes, got \(1, 2\)\."):
         layer(torch.zeros(1, 2, 8, 8, 8))

@@ -1,4 +1,4 @@
-"""Graphs with a dynamic batch agree with eager at another batch size than the one they were made with."""
+"""Graphs agree with eager at another batch and image size than the one they were made with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ LAYERS = {
     "one": lambda: CrossDConv(2, 4, 1),
     "transposed": lambda: CrossDConvTranspose(2, 4, 2, stride=2),
 }
-MADE, USED = torch.randn(2, 2, 8, 9), torch.randn(5, 2, 8, 9)
+MADE, USED = torch.randn(2, 2, 8, 9), torch.randn(5, 2, 12, 7)
+BATCH, ROWS, COLUMNS = (torch.export.Dim(name, min=least, max=64) for name, least in (("b", 1), ("h", 6), ("w", 6)))
+DYNAMIC = {0: BATCH, 2: ROWS, 3: COLUMNS}
 
 
 @pytest.fixture(params=LAYERS)
@@ -38,7 +40,7 @@ def test_script_takes_images_and_volumes(layer):
 
 
 def test_export(layer):
-    program = torch.export.export(layer, (MADE,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
+    program = torch.export.export(layer, (MADE,), dynamic_shapes=(DYNAMIC,))
     assert_close(program.module()(USED), layer(USED))
 
 
@@ -47,16 +49,30 @@ def test_export(layer):
 def test_compile(layer):
     torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True)
-    for x in (MADE, USED, torch.randn(7, 2, 8, 9)):
+    for x in (MADE, USED):
         assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("arguments", [{"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}], ids=str)
+def test_compile_of_dynamic_size(arguments):
+    """Batch, rows and columns are symbols of one graph where the batch allows it; padding in a step of its own."""
+    torch._dynamo.reset()
+    layer = CrossDConv(2, 4, 4, **arguments)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    for x in (MADE, torch.randn(2, 2, 12, 7)):
+        ours, theirs = compiled(x), layer(x)
+        assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    ours, theirs = (torch.autograd.grad(y.square().sum(), layer.weight)[0] for y in (ours, theirs))
+    assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_onnx(layer, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    batch = {0: torch.export.Dim("batch", min=1, max=64)}
-    program = torch.onnx.export(layer, (MADE,), dynamo=True, dynamic_shapes=(batch,), verbose=False)
+    program = torch.onnx.export(layer, (MADE,), dynamo=True, dynamic_shapes=(DYNAMIC,), verbose=False)
     program.save(tmp_path / "layer.onnx")
     session = runtime.InferenceSession(tmp_path / "layer.onnx")
     (y,) = session.run(None, {session.get_inputs()[0].name: USED.numpy()})

@@ -11,10 +11,17 @@ SHAPES = {2: (3, 4, 6, 5), 3: (3, 4, 7, 6, 5)}
 NORMS = [
     (CrossDBatchNorm(4), {2: nn.BatchNorm2d(4), 3: nn.BatchNorm3d(4)}),
     (CrossDInstanceNorm(4, affine=True), {2: nn.InstanceNorm2d(4, affine=True), 3: nn.InstanceNorm3d(4, affine=True)}),
+    (
+        CrossDInstanceNorm(4, affine=True, track_running_stats=True),
+        {
+            2: nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+            3: nn.InstanceNorm3d(4, affine=True, track_running_stats=True),
+        },
+    ),
 ]
 
 
-@pytest.mark.parametrize(("ours", "plain"), NORMS, ids=["batch", "instance"])
+@pytest.mark.parametrize(("ours", "plain"), NORMS, ids=["batch", "instance", "instance with running statistics"])
 @pytest.mark.parametrize("rank", [2, 3])
 def test_norms_are_torchs_in_both_ranks(ours, plain, rank):
     torch.manual_seed(0)
@@ -36,6 +43,19 @@ def test_dropout_drops_whole_channels(rank):
     assert (y.amin(2) == y.amax(2)).all()
     assert torch.equal(layer.eval()(x), x)
     torch.jit.script(layer)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_dropout_drops_what_torch_drops(rank, inplace):
+    x = torch.randn(SHAPES[rank])
+    theirs = {2: nn.Dropout2d, 3: nn.Dropout3d}[rank](0.3)
+    torch.manual_seed(1)
+    expected = theirs(x)
+    torch.manual_seed(1)
+    y = CrossDDropout(0.3, inplace)(x)
+    assert_close(y, expected)
+    assert (y is x) is inplace
 
 
 @pytest.mark.parametrize("layer", [CrossDBatchNorm(4), CrossDInstanceNorm(4), CrossDDropout()], ids=repr)

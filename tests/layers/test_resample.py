@@ -30,18 +30,26 @@ def test_pools_are_torchs_in_both_ranks(ours, name, args, kwargs, rank):
     assert_close(torch.jit.script(ours)(x), ours(x))
 
 
-@pytest.mark.parametrize(("mode", "align"), [("nearest", None), ("nearest-exact", None), ("linear", True)])
+@pytest.mark.parametrize(
+    ("mode", "align"), [("nearest", None), ("nearest-exact", None), ("linear", True), ("linear", False)]
+)
+@pytest.mark.parametrize("factor", [2, 1.6])
 @pytest.mark.parametrize("rank", [2, 3])
-def test_upsample_is_torchs_in_both_ranks(mode, align, rank):
+def test_upsample_is_torchs_in_both_ranks(mode, align, factor, rank):
     x = torch.randn(2, 3, *(5,) * rank)
-    ours = CrossDUpsample(2, mode, align)
+    ours = CrossDUpsample(factor, mode, align)
     theirs = {2: "bilinear", 3: "trilinear"}[rank] if mode == "linear" else mode
-    assert_close(ours(x), nn.Upsample(scale_factor=2, mode=theirs, align_corners=align)(x))
+    assert_close(ours(x), nn.Upsample(scale_factor=factor, mode=theirs, align_corners=align)(x))
     assert_close(torch.jit.script(ours)(x), ours(x))
 
 
-def test_refusals():
+def test_refused_mode():
     with pytest.raises(ValueError, match="`mode` must be 'nearest', 'nearest-exact' or 'linear', got 'bicubic'"):
         CrossDUpsample(2, "bicubic")
-    with pytest.raises(ValueError, match=r"input must be images .* or volumes .*, got 3 dimensions"):
-        CrossDMaxPool(2)(torch.zeros(1, 4, 4))
+
+
+@pytest.mark.parametrize("layer", [*(pair[0] for pair in PAIRS), CrossDUpsample(2)], ids=repr)
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 1, 4, 4, 4, 4)])
+def test_other_ranks_are_refused(layer, shape):
+    with pytest.raises(ValueError, match=f"input must be images .* or volumes .*, got {len(shape)} dimensions"):
+        layer(torch.zeros(shape))

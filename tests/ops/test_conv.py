@@ -36,14 +36,23 @@ def test_conv_equals_one_call_a_sample(backend, arguments):
     assert_close(torch.autograd.grad(ours, (x, kernels), grad), torch.autograd.grad(theirs, (x, kernels), grad))
 
 
+TRANSPOSED = [  # stride, padding, output_padding, dilation
+    ((1, 1), (0, 0), (0, 0), (1, 1)),
+    ((2, 3), (1, 0), (1, 2), (1, 1)),
+    ((2, 1), (0, 2), (1, 1), (1, 2)),
+    ((1, 2), (1, 1), (1, 2), (2, 3)),  # `output_padding` not below the stride but below the dilation
+]
+
+
 @pytest.mark.parametrize("backend", ["grouped", "unfold"])
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-@pytest.mark.parametrize(("stride", "padding", "output_padding"), [((1, 1), (0, 0), (0, 0)), ((2, 3), (1, 0), (1, 2))])
+@pytest.mark.parametrize(("stride", "padding", "output_padding", "dilation"), TRANSPOSED)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_transposed_conv_equals_one_call_a_sample(backend, size, stride, padding, output_padding, groups):
+def test_transposed_conv_equals_one_call_a_sample(backend, size, stride, padding, output_padding, dilation, groups):
     x = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
     kernels = torch.randn(3, 4, 6 // groups, size, size, dtype=torch.float64, requires_grad=True)
-    arguments = {"stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups}
+    arguments = {"stride": stride, "padding": padding, "output_padding": output_padding}
+    arguments |= {"dilation": dilation, "groups": groups}
     ours = conv_transpose2d_per_sample(x, kernels, **arguments, backend=backend)
     theirs = one_by_one(F.conv_transpose2d, x, kernels, **arguments)
     assert_close(ours, theirs)
@@ -51,19 +60,38 @@ def test_transposed_conv_equals_one_call_a_sample(backend, size, stride, padding
     assert_close(torch.autograd.grad(ours, (x, kernels), grad), torch.autograd.grad(theirs, (x, kernels), grad))
 
 
-@pytest.mark.parametrize("make", [lambda x: x.to(memory_format=torch.channels_last), lambda x: x.flip(2)[:, :, ::2]])
-def test_strided_input(make):
-    x, kernels = make(torch.randn(2, 4, 10, 9)), torch.randn(2, 6, 4, 3, 3)
-    assert_close(conv2d_per_sample(x, kernels), one_by_one(F.conv2d, x, kernels))
+LAYOUTS = {
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "cropped": lambda x: F.pad(x, (1, 2, 3, 0))[:, :, 3:, 1:-2],
+    "batch last": lambda x: x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+    "one image expanded": lambda x: x[:1].expand_as(x),
+}
 
 
-def test_empty_batch():
-    kernels = torch.zeros(0, 6, 4, 3, 3)
-    assert conv2d_per_sample(torch.zeros(0, 4, 8, 9), kernels).shape == (0, 6, 6, 7)
-    transposed = conv_transpose2d_per_sample(torch.zeros(0, 6, 8, 9), kernels, (2, 2))
-    assert transposed.shape == (0, 4, 17, 19)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("backend", ["grouped", "unfold"])
+def test_memory_layouts(backend, layout, batch):
+    x = LAYOUTS[layout](torch.randn(batch, 4, 10, 9))
+    kernels = LAYOUTS[layout](torch.randn(batch, 6 * 4, 3, 3)).unflatten(1, (6, 4))
+    ours = conv2d_per_sample(x, kernels, padding=(1, 1), backend=backend)
+    assert_close(ours, one_by_one(F.conv2d, x, kernels, padding=(1, 1)), rtol=1e-5, atol=1e-5)
+    kernels = kernels.transpose(1, 2)
+    ours = conv_transpose2d_per_sample(x, kernels, (2, 2), backend=backend)
+    assert_close(ours, one_by_one(F.conv_transpose2d, x, kernels, stride=2), rtol=1e-5, atol=1e-5)
 
 
-def test_unknown_backend():
+@pytest.mark.parametrize("function", [conv2d_per_sample, conv_transpose2d_per_sample])
+def test_an_empty_batch_is_the_empty_part_of_a_full_one(function):
+    x, kernels = torch.randn(2, 4, 8, 9), torch.randn(2, 4, 4, 3, 3)
+    empty = [x[:0].requires_grad_(), kernels[:0].requires_grad_()]
+    y = function(*empty, (2, 2), (1, 1))
+    assert_close(y, function(x, kernels, (2, 2), (1, 1))[:0])
+    assert_close(torch.autograd.grad(y.sum(), empty), tuple(torch.zeros_like(part) for part in empty))
+
+
+@pytest.mark.parametrize("function", [conv2d_per_sample, conv_transpose2d_per_sample])
+def test_unknown_backend(function):
     with pytest.raises(ValueError, match="`backend` must be 'auto', 'grouped' or 'unfold', got 'fast'"):
-        conv2d_per_sample(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 1, 1, 1), backend="fast")
+        function(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 1, 1, 1), backend="fast")

@@ -9,16 +9,11 @@ from torch.testing import assert_close
 
 from monai_crossd.ops import rest_kernel, rotation_to_shift, shift_operator, shifted_kernels, softmax_pool
 
-SIZES = (1, 2, 3, 4, 5, 7)
+SIZES = range(1, 8)
 
 
 def knowledge(size: int, c0: int = 3, c1: int = 2) -> torch.Tensor:
     return torch.randn(c0, c1, size, size, size, dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -93,3 +88,20 @@ def test_half_precision_features_are_pooled_in_float32(dtype):
     assert_close(
         pooled.double(), (f.double().flatten(2) * f.double().flatten(2).softmax(-1)).sum(-1), rtol=0, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
+def test_kernels_come_in_the_precision_of_the_weight(size, dtype, tolerance):
+    """Relative norm of the difference to float64; the shift stays in float32."""
+    weight, s = knowledge(size).to(dtype), rotation_to_shift(torch.randn(3, 4))
+    kernels = shifted_kernels(weight, s, size)
+    exact = shifted_kernels(weight.double(), s.double(), size)
+    assert kernels.dtype == dtype
+    assert (kernels - exact).norm() / exact.norm() < tolerance
+
+
+def test_constant_features_pool_to_themselves():
+    """Softmax weights sum to 1, also where the exponentials would overflow."""
+    f = torch.tensor([-3.0, 0.0, 2.5, 200.0]).reshape(1, 4, 1, 1).expand(2, 4, 7, 5)
+    assert_close(softmax_pool(f), f[:, :, 0, 0])
