@@ -20,6 +20,7 @@ from monai_crossd import CrossDUNet, load_checkpoint
 BUNDLE = Path(__file__).parents[2] / "bundles" / "hippocampus_mr_segmentation"
 CONFIGS = BUNDLE / "configs"
 WEIGHTS = BUNDLE / "models" / "model.pt"
+FILTERS_OF_WEIGHTS = json.loads((CONFIGS / "inference.json").read_text())["network_def"]["filters"]
 
 
 def config(*names: str) -> str:
@@ -85,6 +86,14 @@ def test_evaluation_writes_metrics_per_case(trained, dataset, tmp_path):
         rows = list(csv.DictReader((tmp_path / f"val_{metric}_raw.csv").read_text().splitlines()))
         assert [row["filename"] for row in rows] == [f"case_{i}.nii.gz" for i in range(3)]
         assert {"class0", "class1", "mean"} <= rows[0].keys()
+
+
+def test_finetuning_starts_from_the_trained_weights(trained, dataset, tmp_path):
+    weights = trained / "models" / "model.pt"
+    arguments = small(dataset, tmp_path, "train", "finetune") + FILTERS
+    run(*arguments, "--checkpoint", str(weights), "--learning_rate", "0.0", "--optimizer#weight_decay", "0.0")
+    before, after = (torch.load(file, weights_only=True) for file in (weights, tmp_path / "models" / "model.pt"))
+    torch.testing.assert_close(after, before)
 
 
 @pytest.mark.parametrize("baseline", ["segresnet", "dynunet"])
@@ -196,7 +205,7 @@ def test_network_takes_what_the_metadata_says():
 def test_torchscript_export_agrees(tmp_path):
     file = str(tmp_path / "model.ts")
     scripts.ckpt_export(net_id="network_def", filepath=file, ckpt_file=str(WEIGHTS), bundle_root=str(BUNDLE), **COMMON)
-    net, x = CrossDUNet(1, 3, (16, 32, 64, 128)).eval(), torch.randn(1, 1, 16, 24, 16)
+    net, x = CrossDUNet(1, 3, FILTERS_OF_WEIGHTS).eval(), torch.randn(1, 1, 16, 24, 16)
     load_checkpoint(net, WEIGHTS)
     torch.testing.assert_close(torch.jit.load(file)(x), net(x), rtol=1e-4, atol=1e-4)
 
@@ -209,7 +218,7 @@ def test_onnx_export_agrees(tmp_path):
     file = str(tmp_path / "model.onnx")
     arguments = {"ckpt_file": str(WEIGHTS), "bundle_root": str(BUNDLE), "input_shape": [1, 1, 16, 24, 16]}
     scripts.onnx_export(net_id="network_def", filepath=file, **arguments, **COMMON)
-    net, x = CrossDUNet(1, 3, (16, 32, 64, 128)).eval(), torch.randn(1, 1, 16, 24, 16)
+    net, x = CrossDUNet(1, 3, FILTERS_OF_WEIGHTS).eval(), torch.randn(1, 1, 16, 24, 16)
     load_checkpoint(net, WEIGHTS)
     session = runtime.InferenceSession(file)
     (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
