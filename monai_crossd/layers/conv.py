@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from monai_crossd.ops import (
     LIFTS,
-    conv2d_per_sample,
-    conv_transpose2d_per_sample,
+    crossd_conv2d,
+    crossd_conv_transpose2d,
     lifted_kernel,
     shifted_kernels,
 )
@@ -201,9 +201,11 @@ class CrossDConv(_CrossDConvNd):
             x = self._pad(x, self._edges)
             kernel = self.weight[:, :, 0]
             return F.conv2d(x, kernel, self.bias, self.stride, self._zero_padding, self.dilation, self.groups)
-        kernels = shifted_kernels(self.weight, predictor(x), self.kernel_size[0])  # (B, C_out, C_in/groups, K, K)
+        s = predictor(x)
         x = self._pad(x, self._edges)
-        y = conv2d_per_sample(x, kernels, self.stride, self._zero_padding, self.dilation, self.groups)
+        y = crossd_conv2d(
+            x, self.weight, s, self.kernel_size[0], self.stride, self._zero_padding, self.dilation, self.groups
+        )
         return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
 
     def _forward_volumes(self, x: Tensor) -> Tensor:
@@ -292,8 +294,14 @@ class CrossDConvTranspose(_CrossDConvNd):
         return self._refuse_rank(x)
 
     def _forward_images(self, x: Tensor) -> Tensor:
-        y = conv_transpose2d_per_sample(
-            x, self.kernel_2d(x), self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        predictor = self.predictor
+        stride, padding, output_padding = self.stride, self.padding, self.output_padding
+        if predictor is None:
+            kernel = self.weight[:, :, 0]
+            return F.conv_transpose2d(x, kernel, self.bias, stride, padding, output_padding, self.groups, self.dilation)
+        s = predictor(x)
+        y = crossd_conv_transpose2d(
+            x, self.weight, s, self.kernel_size[0], stride, padding, output_padding, self.groups, self.dilation
         )
         return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
 

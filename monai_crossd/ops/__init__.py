@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .conv import conv2d_per_sample, conv_transpose2d_per_sample
+from .conv import crossd_conv2d, crossd_conv_transpose2d
 from .lift import LIFTS, depth_profile, knowledge_base, lifted_kernel, unlifted_kernel
 from .shift import rest_kernel, rotation_to_shift, shift_operator, shifted_kernels, softmax_pool
 
 __all__ = [
     "LIFTS",
-    "conv2d_per_sample",
-    "conv_transpose2d_per_sample",
+    "crossd_conv2d",
+    "crossd_conv_transpose2d",
     "depth_profile",
     "knowledge_base",
     "lifted_kernel",

@@ -1,9 +1,4 @@
-"""Convolution of every image with its own kernel, and the choice of how.
-
-``grouped`` folds the batch into the channels and is one grouped convolution: fast in eager mode, but its number of
-groups is the batch size, which graphs with a dynamic batch cannot hold. ``unfold`` is columns and a matrix product,
-which they can; it is what tracing and exporting take.
-"""
+"""Convolution of every image with its own shifted kernel, and the choice of how."""
 
 from __future__ import annotations
 
@@ -11,65 +6,83 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["conv2d_per_sample", "conv_transpose2d_per_sample"]
+from .per_image import ConvArguments, conv_per_image, grouped_conv
+from .shift import shift_operator, shifted_kernels
+
+__all__ = ["crossd_conv2d", "crossd_conv_transpose2d"]
 
 
-def _backend(backend: str, batch: int) -> str:
-    """Resolve ``"auto"``: the one place where the way is chosen."""
-    if backend not in ("auto", "grouped", "unfold"):
-        raise ValueError(f"`backend` must be 'auto', 'grouped' or 'unfold', got '{backend}'.")
-    if backend != "auto":
-        return backend
+def _backend(backend: str, pixels: int, kernel_size: int) -> str:
+    """Resolve ``"auto"``: the one place where the way is chosen.
+
+    Graphs with a dynamic batch cannot hold a number of groups equal to it, so tracing and exporting take ``unfold``.
+    Otherwise ``columns`` where an output image has so few pixels that forming its kernel, ``K^3`` products per number,
+    costs more than the ``K`` times longer columns; the factor 2 was measured on a CPU (``docs/benchmark.md``).
+    """
+    if backend not in ("auto", "grouped", "columns", "unfold"):
+        raise ValueError(f"`backend` must be 'auto', 'grouped', 'columns' or 'unfold', got '{backend}'.")
     if not torch.jit.is_scripting():
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        if backend == "auto" and (torch.jit.is_tracing() or torch.compiler.is_exporting()):
             return "unfold"
-    return "grouped" if batch > 0 else "unfold"
+    if backend == "auto":
+        return "columns" if pixels < 2 * kernel_size**3 else "grouped"
+    return backend
 
 
-def conv2d_per_sample(
+def crossd_conv2d(
     x: Tensor,
-    kernels: Tensor,
+    weight: Tensor,
+    s: Tensor,
+    kernel_size: int,
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
     backend: str = "auto",
 ) -> Tensor:
-    """``y[b] = conv2d(x[b], kernels[b])`` with zero padding.
+    """``y[b] = conv2d(x[b], middle slice of U shifted by s[b])`` with zero padding.
 
     Args:
         x: ``(B, C_in, H, W)``.
-        kernels: ``(B, C_out, C_in/groups, K, K)``.
+        weight: knowledge base ``U`` of shape ``(C_out, C_in/groups, K, K, K)``.
+        s: shifts in voxels of shape ``(B, 3)``, float32 at least.
+        kernel_size: ``K``, given as a number so that tracing keeps it one.
         stride: in pixels, per axis.
         padding: in pixels, per axis, on both sides.
         dilation: in pixels, per axis.
         groups: of every image's own convolution.
-        backend: ``"auto"``, ``"grouped"`` or ``"unfold"``.
+        backend: ``"auto"``; ``"grouped"``, one kernel per image; ``"columns"``, mixed columns of the images, with one
+            group only; ``"unfold"``, for graphs.
 
     Returns:
-        ``(B, C_out, H_out, W_out)``.
+        ``(B, C_out, H_out, W_out)`` in the dtype of ``x``, or that of autocast.
 
     Raises:
-        ValueError: for an unknown backend.
+        ValueError: for an unknown backend, and for ``"columns"`` with several groups.
     """
-    b, c_in, h, w = x.shape
-    c_out, size = kernels.shape[1], kernels.shape[3]
-    if _backend(backend, b) == "grouped":
-        kernels = kernels.reshape(b * c_out, c_in // groups, size, size)
-        x = x.reshape(1, b * c_in, h, w)
-        y = F.conv2d(x, kernels, None, stride, padding, dilation, b * groups)  # (1, B*C_out, H_out, W_out)
-        return y.view(b, c_out, y.shape[2], y.shape[3])
-    h_out = (h + 2 * padding[0] - dilation[0] * (size - 1) - 1) // stride[0] + 1
-    w_out = (w + 2 * padding[1] - dilation[1] * (size - 1) - 1) // stride[1] + 1
-    taps = (c_in // groups) * size * size
-    columns = F.unfold(x, (size, size), dilation, padding, stride).reshape(b, groups, taps, h_out * w_out)
-    y = torch.matmul(kernels.reshape(b, groups, c_out // groups, taps), columns)  # (B, G, C_out/G, H_out*W_out)
+    h_out = (x.shape[2] + 2 * padding[0] - dilation[0] * (kernel_size - 1) - 1) // stride[0] + 1
+    w_out = (x.shape[3] + 2 * padding[1] - dilation[1] * (kernel_size - 1) - 1) // stride[1] + 1
+    chosen = _backend(backend, h_out * w_out, kernel_size)
+    if not torch.jit.is_scripting():
+        if chosen != "unfold" and len(x) > 0:
+            if groups > 1:
+                if backend == "columns":
+                    raise ValueError(f"`backend` 'columns' needs `groups` 1, got {groups}; choose 'grouped'.")
+                chosen = "grouped"
+            return _eager(x, weight, s, ConvArguments(stride, padding, dilation, groups=groups), chosen)
+    b, c_in, c_out = x.shape[0], x.shape[1], weight.shape[0]
+    taps = (c_in // groups) * kernel_size * kernel_size
+    kernels = shifted_kernels(weight, s, kernel_size).reshape(b, groups, c_out // groups, taps)
+    columns = F.unfold(x, (kernel_size, kernel_size), dilation, padding, stride)
+    y = torch.matmul(kernels, columns.reshape(b, groups, taps, h_out * w_out))  # (B, G, C_out/G, H_out*W_out)
     return y.reshape(b, c_out, h_out, w_out)
 
 
-def conv_transpose2d_per_sample(
+def crossd_conv_transpose2d(
     x: Tensor,
-    kernels: Tensor,
+    weight: Tensor,
+    s: Tensor,
+    kernel_size: int,
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
     output_padding: tuple[int, int] = (0, 0),
@@ -77,11 +90,13 @@ def conv_transpose2d_per_sample(
     dilation: tuple[int, int] = (1, 1),
     backend: str = "auto",
 ) -> Tensor:
-    """``y[b] = conv_transpose2d(x[b], kernels[b])``.
+    """``y[b] = conv_transpose2d(x[b], middle slice of U shifted by s[b])``.
 
     Args:
         x: ``(B, C_in, H, W)``.
-        kernels: ``(B, C_in, C_out/groups, K, K)``.
+        weight: knowledge base ``U`` of shape ``(C_in, C_out/groups, K, K, K)``.
+        s: shifts in voxels of shape ``(B, 3)``, float32 at least.
+        kernel_size: ``K``, given as a number so that tracing keeps it one.
         stride: in pixels, per axis.
         padding: in pixels, per axis, as of the convolution that this one transposes.
         output_padding: in pixels, per axis, added on one side.
@@ -90,23 +105,36 @@ def conv_transpose2d_per_sample(
         backend: ``"auto"``, ``"grouped"`` or ``"unfold"``.
 
     Returns:
-        ``(B, C_out, H_out, W_out)``.
+        ``(B, C_out, H_out, W_out)`` in the dtype of ``x``, or that of autocast.
 
     Raises:
-        ValueError: for an unknown backend.
+        ValueError: for an unknown backend, and for ``"columns"``, which a transposed convolution has not.
     """
+    if backend == "columns":
+        raise ValueError("`backend` 'columns' has no transposed form; choose 'grouped'.")
+    chosen = _backend(backend, 2 * kernel_size * kernel_size * kernel_size, kernel_size)  # never few pixels
+    if not torch.jit.is_scripting():
+        if chosen != "unfold" and len(x) > 0:
+            arguments = ConvArguments(stride, padding, dilation, True, output_padding, groups)
+            return _eager(x, weight, s, arguments, "grouped")
     b, c_in, h, w = x.shape
-    c_out, size = kernels.shape[2] * groups, kernels.shape[3]
-    if _backend(backend, b) == "grouped":
-        kernels = kernels.reshape(b * c_in, c_out // groups, size, size)
-        x = x.reshape(1, b * c_in, h, w)
-        y = F.conv_transpose2d(x, kernels, None, stride, padding, output_padding, b * groups, dilation)
-        return y.view(b, c_out, y.shape[2], y.shape[3])
-    kernels = kernels.reshape(b, groups, c_in // groups, (c_out // groups) * size * size)
+    c_out, taps = weight.shape[1] * groups, kernel_size * kernel_size
+    kernels = shifted_kernels(weight, s, kernel_size).reshape(b, groups, c_in // groups, (c_out // groups) * taps)
     columns = torch.matmul(kernels.transpose(2, 3), x.reshape(b, groups, c_in // groups, h * w))
-    columns = columns.reshape(b, c_out * size * size, h * w)
-    h_full = (h - 1) * stride[0] + dilation[0] * (size - 1) + 1
-    w_full = (w - 1) * stride[1] + dilation[1] * (size - 1) + 1
-    y = F.fold(columns, (h_full, w_full), (size, size), dilation, (0, 0), stride)
+    columns = columns.reshape(b, c_out * taps, h * w)
+    h_full = (h - 1) * stride[0] + dilation[0] * (kernel_size - 1) + 1
+    w_full = (w - 1) * stride[1] + dilation[1] * (kernel_size - 1) + 1
+    y = F.fold(columns, (h_full, w_full), (kernel_size, kernel_size), dilation, (0, 0), stride)
     after = (output_padding[0] - padding[0], output_padding[1] - padding[1])
     return F.pad(y, [-padding[1], after[1], -padding[0], after[0]])  # (B, C_out, H_out, W_out)
+
+
+def _eager(x: Tensor, weight: Tensor, s: Tensor, arguments: ConvArguments, form: str) -> Tensor:
+    """What needs no fixed graph: one dtype for all, then the form; compilers get the form of plain calls."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        x, weight = x.to(torch.get_autocast_dtype(kind)), weight.to(torch.get_autocast_dtype(kind))
+    operator = shift_operator(s, weight.shape[-1]).to(weight.dtype)
+    if torch.compiler.is_compiling():
+        return grouped_conv(x, weight, operator, arguments)
+    return conv_per_image(x, weight, operator, arguments, form)

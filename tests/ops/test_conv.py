@@ -7,33 +7,56 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from monai_crossd.ops import conv2d_per_sample, conv_transpose2d_per_sample
+from monai_crossd.ops import crossd_conv2d, crossd_conv_transpose2d, per_image, shifted_kernels
 
 ARGUMENTS = [
     dict(zip(("size", "stride", "padding", "dilation", "groups"), values, strict=True))
     for values in itertools.chain(
         itertools.product((1, 2, 3, 5), ((1, 1), (2, 1)), ((0, 0), (1, 2)), ((1, 1),), (1, 2)),
-        [(3, (2, 2), (2, 2), (2, 1), 1), (4, (1, 3), (0, 1), (1, 2), 2)],
+        [(3, (2, 2), (2, 2), (2, 1), 1), (4, (1, 3), (0, 1), (1, 2), 2), (7, (2, 2), (3, 3), (1, 1), 1)],
     )
 ]
+BACKENDS = ["grouped", "columns", "unfold"]
 
 
-def one_by_one(function, x, kernels, **arguments):
+@pytest.fixture(params=["whole", "in parts"])
+def batch_in(request, monkeypatch):
+    """The batch in one call, and one image a call."""
+    if request.param == "in parts":
+        monkeypatch.setattr(per_image, "_PART", {"cpu": 1, "cuda": 1})
+
+
+def inputs(batch=3, c0=6, c1=4, size=3, image=(11, 12), dtype=torch.float64):
+    weight = torch.randn(c0, c1, size, size, size, dtype=dtype, requires_grad=True)
+    s = (1 + 0.7 * torch.randn(batch, 3, dtype=dtype)).requires_grad_()
+    return torch.randn(batch, 4, *image, dtype=dtype, requires_grad=True), weight, s
+
+
+def one_by_one(function, x, weight, s, **arguments):
+    kernels = shifted_kernels(weight, s, weight.shape[-1])
     return torch.cat([function(x[i : i + 1], kernels[i], **arguments) for i in range(len(x))])
 
 
-@pytest.mark.parametrize("backend", ["grouped", "unfold"])
-@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
-def test_conv_equals_one_call_a_sample(backend, arguments):
-    arguments = dict(arguments)
-    size, groups = arguments.pop("size"), arguments["groups"]
-    x = torch.randn(3, 4, 11, 12, dtype=torch.float64, requires_grad=True)
-    kernels = torch.randn(3, 6, 4 // groups, size, size, dtype=torch.float64, requires_grad=True)
-    ours = conv2d_per_sample(x, kernels, **arguments, backend=backend)
-    theirs = one_by_one(F.conv2d, x, kernels, **arguments)
+def assert_same(ours, theirs, *tensors):
     assert_close(ours, theirs)
     grad = torch.randn_like(theirs)
-    assert_close(torch.autograd.grad(ours, (x, kernels), grad), torch.autograd.grad(theirs, (x, kernels), grad))
+    both = (torch.autograd.grad(y, tensors, grad, materialize_grads=True) for y in (ours, theirs))  # K = 1 has no shift
+    for a, b in zip(*both, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+def test_conv_equals_one_call_an_image(backend, arguments, batch_in):
+    arguments = dict(arguments)
+    size, groups = arguments.pop("size"), arguments["groups"]
+    x, weight, s = inputs(c1=4 // groups, size=size)
+    if backend == "columns" and groups > 1:
+        with pytest.raises(ValueError, match="`backend` 'columns' needs `groups` 1, got 2; choose 'grouped'"):
+            crossd_conv2d(x, weight, s, size, **arguments, backend=backend)
+        return
+    ours = crossd_conv2d(x, weight, s, size, **arguments, backend=backend)
+    assert_same(ours, one_by_one(F.conv2d, x, weight, s, **arguments), x, weight, s)
 
 
 TRANSPOSED = [  # stride, padding, output_padding, dilation
@@ -48,16 +71,14 @@ TRANSPOSED = [  # stride, padding, output_padding, dilation
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize(("stride", "padding", "output_padding", "dilation"), TRANSPOSED)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_transposed_conv_equals_one_call_a_sample(backend, size, stride, padding, output_padding, dilation, groups):
-    x = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
-    kernels = torch.randn(3, 4, 6 // groups, size, size, dtype=torch.float64, requires_grad=True)
+def test_transposed_conv_equals_one_call_an_image(
+    backend, size, stride, padding, output_padding, dilation, groups, batch_in
+):
+    x, weight, s = inputs(c0=4, c1=6 // groups, size=size, image=(5, 6))
     arguments = {"stride": stride, "padding": padding, "output_padding": output_padding}
     arguments |= {"dilation": dilation, "groups": groups}
-    ours = conv_transpose2d_per_sample(x, kernels, **arguments, backend=backend)
-    theirs = one_by_one(F.conv_transpose2d, x, kernels, **arguments)
-    assert_close(ours, theirs)
-    grad = torch.randn_like(theirs)
-    assert_close(torch.autograd.grad(ours, (x, kernels), grad), torch.autograd.grad(theirs, (x, kernels), grad))
+    ours = crossd_conv_transpose2d(x, weight, s, size, **arguments, backend=backend)
+    assert_same(ours, one_by_one(F.conv_transpose2d, x, weight, s, **arguments), x, weight, s)
 
 
 LAYOUTS = {
@@ -71,27 +92,75 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("backend", ["grouped", "unfold"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_memory_layouts(backend, layout, batch):
-    x = LAYOUTS[layout](torch.randn(batch, 4, 10, 9))
-    kernels = LAYOUTS[layout](torch.randn(batch, 6 * 4, 3, 3)).unflatten(1, (6, 4))
-    ours = conv2d_per_sample(x, kernels, padding=(1, 1), backend=backend)
-    assert_close(ours, one_by_one(F.conv2d, x, kernels, padding=(1, 1)), rtol=1e-5, atol=1e-5)
-    kernels = kernels.transpose(1, 2)
-    ours = conv_transpose2d_per_sample(x, kernels, (2, 2), backend=backend)
-    assert_close(ours, one_by_one(F.conv_transpose2d, x, kernels, stride=2), rtol=1e-5, atol=1e-5)
+    x, weight, s = inputs(batch)
+    x = LAYOUTS[layout](x)
+    ours = crossd_conv2d(x, weight, s, 3, padding=(1, 1), backend=backend)
+    assert_same(ours, one_by_one(F.conv2d, x, weight, s, padding=(1, 1)), x, weight, s)
+    if backend != "columns":
+        weight = weight.transpose(0, 1)
+        ours = crossd_conv_transpose2d(x, weight, s, 3, (2, 2), backend=backend)
+        assert_same(ours, one_by_one(F.conv_transpose2d, x, weight, s, stride=2), x, weight, s)
 
 
-@pytest.mark.parametrize("function", [conv2d_per_sample, conv_transpose2d_per_sample])
+@pytest.mark.parametrize("function", [crossd_conv2d, crossd_conv_transpose2d])
 def test_an_empty_batch_is_the_empty_part_of_a_full_one(function):
-    x, kernels = torch.randn(2, 4, 8, 9), torch.randn(2, 4, 4, 3, 3)
-    empty = [x[:0].requires_grad_(), kernels[:0].requires_grad_()]
-    y = function(*empty, (2, 2), (1, 1))
-    assert_close(y, function(x, kernels, (2, 2), (1, 1))[:0])
+    x, weight, s = inputs(2, c0=4)
+    empty = [x.detach()[:0].requires_grad_(), weight, s.detach()[:0].requires_grad_()]
+    y = function(*empty, 3, (2, 2), (1, 1))
+    assert_close(y, function(x, weight, s, 3, (2, 2), (1, 1))[:0])
     assert_close(torch.autograd.grad(y.sum(), empty), tuple(torch.zeros_like(part) for part in empty))
 
 
-@pytest.mark.parametrize("function", [conv2d_per_sample, conv_transpose2d_per_sample])
-def test_unknown_backend(function):
-    with pytest.raises(ValueError, match="`backend` must be 'auto', 'grouped' or 'unfold', got 'fast'"):
-        function(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 1, 1, 1), backend="fast")
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+@pytest.mark.parametrize("backend", ["grouped", "columns"])
+def test_frozen_inputs(backend, frozen):
+    tensors = list(inputs())
+    tensors[frozen] = tensors[frozen].detach()
+    others = [tensor for tensor in tensors if tensor.requires_grad]
+    assert_same(crossd_conv2d(*tensors, 3, backend=backend), one_by_one(F.conv2d, *tensors), *others)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_second_derivatives(backend):
+    tensors = inputs(2, c0=2, image=(4, 5))
+    assert torch.autograd.gradgradcheck(lambda *t: crossd_conv2d(*t, 3, padding=(1, 1), backend=backend), tensors)
+    ours, theirs = (
+        torch.autograd.grad(torch.autograd.grad(y.square().sum(), tensors[0], create_graph=True)[0].sum(), tensors[1])
+        for y in (crossd_conv2d(*tensors, 3, backend=backend), one_by_one(F.conv2d, *tensors))
+    )
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("backend", ["grouped", "columns"])
+def test_backward_keeps_no_kernels(backend):
+    """What autograd saves is the three inputs, whatever the batch."""
+    tensors, saved = inputs(8), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        per_image.conv_per_image(
+            tensors[0], tensors[1], torch.randn(8, 9, 27).double(), per_image.ConvArguments(), backend
+        )
+    assert sorted(saved) == sorted([tensors[0].numel(), tensors[1].numel(), 8 * 9 * 27])
+
+
+@pytest.mark.parametrize(("side", "form"), [(7, "columns"), (8, "grouped")])
+def test_few_pixels_take_columns(side, form, monkeypatch):
+    """The rule, `pixels < 2 K^3`, at its edge."""
+    x, weight, s = inputs(1, image=(side, side))
+    taken = []
+    monkeypatch.setattr(
+        "monai_crossd.ops.conv.conv_per_image", lambda *arguments: taken.append(arguments[-1]) or arguments[0]
+    )
+    crossd_conv2d(x, weight, s, 3, padding=(1, 1))
+    assert taken == [form]
+
+
+def test_unknown_backend():
+    x, weight, s = inputs(c0=4)
+    known = "`backend` must be 'auto', 'grouped', 'columns' or 'unfold', got 'fast'"
+    for function in (crossd_conv2d, crossd_conv_transpose2d):
+        with pytest.raises(ValueError, match=known):
+            function(x, weight, s, 3, backend="fast")
+    with pytest.raises(ValueError, match="`backend` 'columns' has no transposed form; choose 'grouped'"):
+        crossd_conv_transpose2d(x, weight, s, 3, backend="columns")

@@ -1,0 +1,205 @@
+"""Every image convolved with its own kernel, in eager mode: the autograd function that all such calls go through.
+
+The batch is cut into parts whose temporary tensors stay small, and the backward pass makes them anew, so the kernels of
+a whole batch never stand in memory. Two forms, each a preparation that is cheap and one dense call:
+
+- ``grouped``: one kernel per image, ``k = U M^T``; the images of a part are the groups of one convolution.
+- ``columns``: no kernels; ``y = U (M^T columns(x))``, a 1x1 convolution with ``K^3`` instead of ``K^2`` numbers per
+  channel. ``K`` times the operations of the convolution, but nothing to form per image: it wins where an image has few
+  pixels.
+
+``U`` is the knowledge base, ``M`` the operator of :func:`monai_crossd.ops.shift_operator`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["ConvArguments", "conv_per_image", "grouped_conv"]
+
+Pair = tuple[int, int]
+
+#: bytes of a part's temporary tensors: on a CPU what its cache holds, on a GPU what memory can spare
+_PART = {"cpu": 8 << 20, "cuda": 256 << 20}
+
+
+class ConvArguments(NamedTuple):
+    """What a convolution is told, in pixels per axis."""
+
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    transposed: bool = False
+    output_padding: Pair = (0, 0)
+    groups: int = 1
+
+
+def conv_per_image(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, form: str) -> Tensor:
+    """Convolve every image with the kernel that its operator makes of the knowledge base.
+
+    Args:
+        x: images ``(B, C_in, H, W)``.
+        weight: ``U``, ``(C_out, C_in/groups, K, K, K)``; transposed: ``(C_in, C_out/groups, K, K, K)``.
+        operator: ``M``, ``(B, K*K, K*K*K)``; all three of one dtype.
+        conv: arguments.
+        form: ``"grouped"`` or ``"columns"``; the latter for no transposed convolution and one group.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``.
+    """
+    return _PerImageConv.apply(x, weight.contiguous(), operator, conv, form)
+
+
+def grouped_conv(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments) -> Tensor:
+    """The grouped form for a whole batch at once, of differentiable calls: for graphs and for higher derivatives."""
+    y = torch.convolution(_folded(x), _kernels(weight, operator), None, *_for_images(conv, len(x)))
+    return y.view(len(x), -1, y.shape[2], y.shape[3])
+
+
+class _PerImageConv(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, form: str) -> Tensor:
+        step = _FORMS[form]
+        parts = [step.forward(x[part], weight, operator[part], conv) for part in _parts(x, weight, conv, form)]
+        return _joined(parts)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, operator, ctx.conv, ctx.form = inputs
+        ctx.save_for_backward(x, weight, operator)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, operator = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a graph of the gradients is wanted
+            y = grouped_conv(x, weight, operator, ctx.conv)
+            wanted = [t for t, needed in zip((x, weight, operator), ctx.needs_input_grad, strict=False) if needed]
+            found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None
+        step, needs_x = _FORMS[ctx.form], ctx.needs_input_grad[0]
+        dx, doperator = [], []
+        dweight = torch.zeros(1, device=weight.device)  # float32 at least, so that 16-bit parts add up
+        for part in _parts(x, weight, ctx.conv, ctx.form):
+            of_x, of_weight, of_operator = step.backward(dy[part], x[part], weight, operator[part], ctx.conv, needs_x)
+            dweight = dweight + of_weight.flatten()
+            dx.append(of_x)
+            doperator.append(of_operator)
+        dweight = dweight.view(weight.shape).to(weight.dtype)
+        return _joined(dx) if needs_x else None, dweight, _joined(doperator), None, None
+
+
+def _joined(parts: list[Any]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _parts(x: Tensor, weight: Tensor, conv: ConvArguments, form: str) -> Iterator[slice]:
+    """Cut the batch so that the temporary tensors of a part stay below the budget."""
+    budget = _PART.get(x.device.type, _PART["cuda"])
+    if form == "columns":
+        h, w = _output_size(x, weight.shape[-1], conv)
+        numbers = x.shape[1] * weight[0, 0].numel() * h * w
+        budget = max(budget, weight.numel() * weight.element_size())  # a part's gradient of U is as large as U
+    else:
+        numbers = weight.numel() // weight.shape[-1]
+    size = max(1, budget // (numbers * x.element_size()))
+    for start in range(0, len(x), size):
+        yield slice(start, start + size)
+
+
+def _output_size(x: Tensor, size: int, conv: ConvArguments) -> tuple[int, int]:
+    """Rows and columns of a convolution's output."""
+    rows, columns = (
+        (x.shape[2 + axis] + 2 * conv.padding[axis] - conv.dilation[axis] * (size - 1) - 1) // conv.stride[axis] + 1
+        for axis in (0, 1)
+    )
+    return rows, columns
+
+
+# grouped -------------------------------------------------------------------------------------------------------------
+
+
+def _folded(images: Tensor) -> Tensor:
+    b, c, h, w = images.shape
+    return images.reshape(1, b * c, h, w)
+
+
+def _kernels(weight: Tensor, operator: Tensor) -> Tensor:
+    c0, c1, size = weight.shape[:3]
+    kernels = torch.matmul(weight.reshape(c0 * c1, size**3), operator.transpose(1, 2))  # (B, C0*C1, K*K)
+    return kernels.reshape(len(operator) * c0, c1, size, size)
+
+
+def _for_images(conv: ConvArguments, images: int) -> tuple[Any, ...]:
+    return (*conv[:-1], conv.groups * images)
+
+
+def _grouped_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    operator: Tensor,
+    conv: ConvArguments,
+    needs_x: bool,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    b, taps, voxels = operator.shape
+    u = weight.reshape(-1, voxels)  # (C0*C1, K*K*K)
+    dx, dkernels, _ = torch.ops.aten.convolution_backward(
+        _folded(dy), _folded(x), _kernels(weight, operator), None, *_for_images(conv, b), [needs_x, True, False]
+    )
+    dkernels = dkernels.reshape(b, -1, taps)  # (B, C0*C1, K*K)
+    dweight = dkernels.transpose(0, 1).reshape(-1, b * taps) @ operator.reshape(b * taps, voxels)
+    doperator = torch.bmm(dkernels.transpose(1, 2), u.expand(b, -1, -1))
+    return dx.view(x.shape) if needs_x else None, dweight, doperator
+
+
+# columns -------------------------------------------------------------------------------------------------------------
+
+
+def _columns(x: Tensor, size: int, conv: ConvArguments) -> Tensor:
+    """``(B, C, H, W)`` to ``(B, K*K, C*H_out*W_out)``."""
+    columns = F.unfold(x, size, conv.dilation, conv.padding, conv.stride)
+    return columns.view(len(x), x.shape[1], size * size, -1).transpose(1, 2).reshape(len(x), size * size, -1)
+
+
+def _mixed(columns: Tensor, operator: Tensor, channels: int, image: Sequence[int]) -> Tensor:
+    """Columns to ``(B, C*K*K*K, H_out, W_out)``, channels in the order that ``U`` has them."""
+    b, _, voxels = operator.shape
+    mixed = torch.bmm(operator.transpose(1, 2), columns)  # (B, K*K*K, C*H_out*W_out)
+    return mixed.view(b, voxels, channels, -1).transpose(1, 2).reshape(b, channels * voxels, *image)
+
+
+def _columns_forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments) -> Tensor:
+    size = weight.shape[-1]
+    mixed = _mixed(_columns(x, size, conv), operator, x.shape[1], _output_size(x, size, conv))
+    return F.conv2d(mixed, weight.view(len(weight), -1, 1, 1))
+
+
+def _columns_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, needs_x: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    b, c, h, w = x.shape
+    size = weight.shape[-1]
+    columns = _columns(x, size, conv)
+    mixed, dense = _mixed(columns, operator, c, dy.shape[2:]), weight.view(len(weight), -1, 1, 1)
+    plain = ((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
+    dmixed, dweight, _ = torch.ops.aten.convolution_backward(dy, mixed, dense, None, *plain, [True, True, False])
+    dmixed = dmixed.reshape(b, c, size**3, -1).transpose(1, 2).reshape(b, size**3, -1)
+    doperator = torch.bmm(columns, dmixed.transpose(1, 2))  # (B, K*K, K*K*K)
+    dx = None
+    if needs_x:
+        dcolumns = torch.bmm(operator, dmixed).view(b, size * size, c, -1).transpose(1, 2)
+        dx = F.fold(dcolumns.reshape(b, c * size * size, -1), (h, w), size, conv.dilation, conv.padding, conv.stride)
+    return dx, dweight, doperator
+
+
+class _Form(NamedTuple):
+    forward: Callable[..., Tensor]
+    backward: Callable[..., tuple[Tensor | None, Tensor, Tensor]]
+
+
+_FORMS = {"grouped": _Form(grouped_conv, _grouped_backward), "columns": _Form(_columns_forward, _columns_backward)}
