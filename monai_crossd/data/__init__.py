@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from .checks import check_volume
 from .pairs import find_pairs
+from .reader import SimpleITKReader
 from .screening import Screening, raise_refused, screen
+from .series import Series, find_series, one_series
+from .stack import Geometry, check_series
 from .volumes import VolumeError, case_name, find_volumes
 
 __all__ = [
+    "Geometry",
     "Screening",
+    "Series",
+    "SimpleITKReader",
     "VolumeError",
     "case_name",
+    "check_series",
     "check_volume",
     "find_pairs",
+    "find_series",
     "find_volumes",
+    "one_series",
     "raise_refused",
     "screen",
 ]

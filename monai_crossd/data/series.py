@@ -1,0 +1,153 @@
+"""DICOM series, found in files and folders by their tags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from .volumes import Paths, VolumeError, as_list
+
+__all__ = ["Series", "Slice", "find_series", "one_series", "source_tags"]
+
+_TAGS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesDescription",
+    "SeriesNumber",
+    "Modality",
+    "PatientPosition",
+    "ImageType",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "Rows",
+    "Columns",
+    "PixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "EchoNumbers",
+]
+
+
+class Slice(NamedTuple):
+    """A DICOM file and what its tags say, pixels not read."""
+
+    path: str
+    tags: pydicom.Dataset
+
+
+class Series(NamedTuple):
+    """The files of one SeriesInstanceUID, in no order."""
+
+    uid: str
+    slices: list[Slice]
+
+    @property
+    def folder(self) -> str:
+        """The closest folder above all files."""
+        return os.path.commonpath([os.path.dirname(os.path.abspath(part.path)) for part in self.slices])
+
+    def __str__(self) -> str:
+        first = self.slices[0].tags
+        described = f" {first.SeriesDescription!r}" if first.get("SeriesDescription") else ""
+        return f"series {self.uid} ({first.get('Modality') or 'no modality'}{described}, {len(self.slices)} files)"
+
+
+def find_series(paths: Paths) -> list[Series]:
+    """Find the DICOM series in files and folders.
+
+    Args:
+        paths: a file, a folder (searched with its subfolders; files that are not DICOM and names that start with a dot
+            are passed over), or a list of these.
+
+    Returns:
+        The series that hold images, by their first file; objects such as structure sets and reports are left out
+        where a folder was given.
+
+    Raises:
+        VolumeError: if a path does not exist, a file given by name is not DICOM, or one is DICOM without an image.
+    """
+    found: dict[str, list[Slice]] = {}
+    for path in as_list(paths):
+        named = not Path(path).is_dir()
+        for file in [Path(path)] if named else _files(Path(path)):
+            tags = _read_tags(file, named)
+            if tags is None:
+                continue
+            if "Rows" not in tags:
+                if named:
+                    raise VolumeError(file, f"holds no image, but {_kind(tags)}; give the image series.")
+                continue
+            found.setdefault(str(tags.get("SeriesInstanceUID", "")), []).append(Slice(str(file), tags))
+    return [Series(uid, slices) for uid, slices in found.items()]
+
+
+def one_series(paths: Paths, series_uid: str | None = None) -> Series:
+    """The one series that files or a folder hold.
+
+    Args:
+        paths: as of :func:`find_series`.
+        series_uid: SeriesInstanceUID of the series wanted, where there are several.
+
+    Returns:
+        The series.
+
+    Raises:
+        VolumeError: if there is none, if there are several and none was chosen, or the one chosen is not there.
+    """
+    series, where = find_series(paths), as_list(paths)[0]
+    listing = "; ".join(map(str, series))
+    if not series:
+        raise VolumeError(where, "holds no DICOM images; name a folder of a DICOM series.")
+    if series_uid is not None:
+        chosen = [one for one in series if one.uid == series_uid]
+        if not chosen:
+            raise VolumeError(where, f"holds no series {series_uid}, but {listing}; choose one of these.")
+        return chosen[0]
+    if len(series) > 1:
+        raise VolumeError(
+            where, f"must hold one series per volume, got {len(series)}: {listing}; choose one by its `series_uid`."
+        )
+    return series[0]
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            yield file
+
+
+def _read_tags(file: Path, named: bool) -> pydicom.Dataset | None:
+    try:
+        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+    except FileNotFoundError:
+        raise VolumeError(file, "does not exist; check the path.") from None
+    except (InvalidDicomError, OSError, EOFError, ValueError) as error:
+        if named:
+            cause = " ".join(str(error).split())
+            raise VolumeError(file, f"cannot be read as DICOM ({type(error).__name__}: {cause}).") from None
+        return None
+
+
+def _kind(tags: pydicom.Dataset) -> str:
+    uid = tags.get("SOPClassUID")
+    return f"is a {uid.name}" if uid else "an object of unknown class"
+
+
+def source_tags(series: Series) -> dict[str, Any]:
+    """What a result needs to know of its source, as plain values."""
+    first = series.slices[0].tags
+    return {
+        "series_instance_uid": series.uid,
+        "modality": str(first.get("Modality", "")),
+        "patient_position": str(first.get("PatientPosition", "")),
+    }
