@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .checks import check_volume
+from .find import find_volumes
 from .pairs import find_pairs
 from .reader import SimpleITKReader
 from .screening import Screening, raise_refused, screen
 from .series import Series, find_series, one_series
 from .stack import Geometry, check_series
-from .volumes import VolumeError, case_name, find_volumes
+from .volumes import VolumeError, case_name
 
 __all__ = [
     "Geometry",

@@ -13,7 +13,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from .volumes import PathLike, VolumeError
+from .reader import SimpleITKReader
+from .volumes import NIFTI, PathLike, VolumeError, suffix
 
 __all__ = ["check_volume"]
 
@@ -22,17 +23,23 @@ _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, Header
 
 
 def check_volume(path: PathLike, channels: int = 1) -> None:
-    """Read a NIfTI file to its end and refuse what is no usable volume.
+    """Read a volume to its end and refuse what is not usable.
 
     Args:
-        path: the file.
+        path: the file, or what :func:`monai_crossd.data.find_volumes` names a DICOM series.
         channels: how many channels the network takes. One: shape ``(D1, D2, D3)`` or ``(D1, D2, D3, 1)``; more:
             ``(D1, D2, D3, channels)``.
 
     Raises:
         VolumeError: if the file is missing, damaged or truncated, colored or complex, empty, 2D, a series of frames or
-            of another number of channels, without a regular affine, constant, or holds NaN or infinite values.
+            of another number of channels, without a regular affine, constant, or holds NaN or infinite values; and
+            for a DICOM series what :func:`monai_crossd.data.check_series` refuses.
     """
+    if suffix(path) not in NIFTI:
+        fault = _read_fault(path, channels)
+        if fault:
+            raise VolumeError(path, fault)
+        return
     try:
         if str(path).endswith(".gz"):
             _read_through(path)
@@ -47,6 +54,13 @@ def check_volume(path: PathLike, channels: int = 1) -> None:
         fault = f"cannot be read to its end as NIfTI ({type(error).__name__}: {cause}); copy or convert it again."
     if fault:
         raise VolumeError(path, fault)
+
+
+def _read_fault(path: PathLike, channels: int) -> str | None:
+    """What is wrong with a volume that is no NIfTI; the reader refuses most of it itself."""
+    reader = SimpleITKReader()
+    array, meta = reader.get_data(reader.read(path))
+    return _shape_fault(array.shape, channels) or _affine_fault(meta["affine"]) or _value_fault(array)
 
 
 def _read_through(path: PathLike) -> None:

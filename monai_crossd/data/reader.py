@@ -15,14 +15,11 @@ from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from numpy.typing import NDArray
 
-from .series import Series, one_series, source_tags
+from .series import Series, is_dicom, one_series, source_tags
 from .stack import Geometry, check_series
-from .volumes import PathLike, VolumeError
+from .volumes import NIFTI, OTHERS, PathLike, VolumeError, suffix
 
 __all__ = ["SimpleITKReader"]
-
-_NIFTI = (".nii", ".nii.gz")
-_OTHERS = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 class _Image(NamedTuple):
@@ -42,7 +39,8 @@ class SimpleITKReader(ImageReader):
     Use it by name: ``LoadImaged(keys="image", reader="monai_crossd.data.SimpleITKReader")``. What it reads:
 
     - a folder with one DICOM series, or with several and ``series_uid``;
-    - a list of the DICOM files of one series, as :func:`monai_crossd.data.find_volumes` gives it;
+    - a series among several, named as :func:`monai_crossd.data.find_volumes` names it;
+    - a list of the DICOM files of one series;
     - a file, or a list of files to be stacked as channels.
 
     The array is ``(columns, rows, slices)``, or ``(..., channels)`` for several values per voxel; ``affine`` is in
@@ -69,7 +67,7 @@ class SimpleITKReader(ImageReader):
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Whether a name looks like something that this reader reads; DICOM needs no suffix."""
         return all(
-            Path(name).is_dir() or _suffix(name) in (*_NIFTI, *_OTHERS) or _is_dicom(name)
+            Path(name).is_dir() or Path(name).parent.is_dir() or suffix(name) in (*NIFTI, *OTHERS) or is_dicom(name)
             for name in ensure_tuple(filename)
         )
 
@@ -85,7 +83,7 @@ class SimpleITKReader(ImageReader):
             return error
 
     def _read(self, paths: Sequence[PathLike]) -> Any:
-        images = [self._read_file(path) for path in paths if _suffix(path) in (*_NIFTI, *_OTHERS)]
+        images = [self._read_file(path) for path in paths if suffix(path) in (*NIFTI, *OTHERS)]
         if not images:
             return self._read_series(paths)
         if len(images) < len(paths):
@@ -112,14 +110,14 @@ class SimpleITKReader(ImageReader):
 
     def _read_file(self, path: PathLike) -> Any:
         try:
-            if _suffix(path) in _NIFTI:
+            if suffix(path) in NIFTI:
                 return self._nifti.read(path)
             return _Image(sitk.ReadImage(os.fspath(path)), {})
         except Exception as error:
             if not Path(path).exists():
                 raise VolumeError(path, "does not exist; check the path.") from None
-            cause = " ".join(str(error).split())
-            raise VolumeError(path, f"cannot be read ({type(error).__name__}: {cause}).") from error
+            cause = " ".join(str(error).split()).rsplit(": ", 1)[-1].rstrip(".")
+            raise VolumeError(path, f"cannot be read ({cause}); copy or convert it again.") from error
 
     def _read_series(self, paths: Sequence[PathLike]) -> _Image:
         series = one_series(list(paths), self.series_uid)
@@ -130,20 +128,6 @@ class SimpleITKReader(ImageReader):
             )
         geometry = check_series(series, tilted=self.tilted)
         return _Image(_volume(series, geometry), tags)
-
-
-def _suffix(name: PathLike) -> str:
-    name = os.fspath(name).lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
-
-
-def _is_dicom(name: PathLike) -> bool:
-    """Whether a file has DICOM's preamble."""
-    try:
-        with open(name, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def _volume(series: Series, geometry: Geometry) -> sitk.Image:
@@ -157,8 +141,10 @@ def _volume(series: Series, geometry: Geometry) -> sitk.Image:
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        cause = " ".join(str(error).split())[-200:]
-        raise VolumeError(series.folder, f"{series} has pixels that cannot be read ({cause}).") from None
+        cause = " ".join(str(error).split()).rsplit(": ", 1)[-1].rstrip(".")
+        raise VolumeError(
+            series.folder, f"{series} has pixels that cannot be read ({cause}); export it again."
+        ) from None
     image.SetOrigin(geometry.origin.tolist())
     image.SetSpacing(geometry.spacing.tolist())
     image.SetDirection(geometry.direction.ravel().tolist())

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from .checks import check_volume
-from .volumes import Paths, VolumeError, as_list, case_name, find_volumes
+from .find import find_volumes
+from .volumes import Paths, VolumeError, as_list, case_name
 
 __all__ = ["Screening", "raise_refused", "screen"]
 

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from .volumes import Paths, VolumeError, as_list
+from .volumes import PathLike, Paths, VolumeError, as_list
 
-__all__ = ["Series", "Slice", "find_series", "one_series", "source_tags"]
+__all__ = ["Series", "Slice", "find_series", "is_dicom", "one_series", "series_path", "source_tags"]
+
+_PREFIX = "series_"
 
 _TAGS = [
     "SOPClassUID",
@@ -46,10 +48,17 @@ class Slice(NamedTuple):
 
 
 class Series(NamedTuple):
-    """The files of one SeriesInstanceUID, in no order."""
+    """The files of one SeriesInstanceUID, in no order.
+
+    Attributes:
+        uid: SeriesInstanceUID.
+        slices: its files.
+        damaged: files beside them that look like DICOM and cannot be read; each may be one of its slices.
+    """
 
     uid: str
     slices: list[Slice]
+    damaged: list[str]
 
     @property
     def folder(self) -> str:
@@ -77,25 +86,50 @@ def find_series(paths: Paths) -> list[Series]:
         VolumeError: if a path does not exist, a file given by name is not DICOM, or one is DICOM without an image.
     """
     found: dict[str, list[Slice]] = {}
+    damaged: list[str] = []
     for path in as_list(paths):
         named = not Path(path).is_dir()
         for file in [Path(path)] if named else _files(Path(path)):
             tags = _read_tags(file, named)
             if tags is None:
+                damaged += [str(file)] if is_dicom(file) or file.suffix.lower() == ".dcm" else []
                 continue
             if "Rows" not in tags:
                 if named:
                     raise VolumeError(file, f"holds no image, but {_kind(tags)}; give the image series.")
+                damaged += [str(file)] if _is_image(tags) else []
                 continue
             found.setdefault(str(tags.get("SeriesInstanceUID", "")), []).append(Slice(str(file), tags))
-    return [Series(uid, slices) for uid, slices in found.items()]
+    return [Series(uid, slices, _beside(slices, damaged)) for uid, slices in found.items()]
+
+
+def _beside(slices: list[Slice], files: list[str]) -> list[str]:
+    folders = {os.path.dirname(part.path) for part in slices}
+    return [file for file in files if os.path.dirname(file) in folders]
+
+
+def is_dicom(path: PathLike) -> bool:
+    """Whether a file has DICOM's preamble."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def series_path(series: Series) -> str:
+    """Name a series among several in one folder; :func:`one_series` finds it by this name.
+
+    Dots would be taken for a suffix where results are named.
+    """
+    return os.path.join(series.folder, _PREFIX + series.uid.replace(".", "_"))
 
 
 def one_series(paths: Paths, series_uid: str | None = None) -> Series:
     """The one series that files or a folder hold.
 
     Args:
-        paths: as of :func:`find_series`.
+        paths: as of :func:`find_series`, or a name that :func:`series_path` gave.
         series_uid: SeriesInstanceUID of the series wanted, where there are several.
 
     Returns:
@@ -104,7 +138,10 @@ def one_series(paths: Paths, series_uid: str | None = None) -> Series:
     Raises:
         VolumeError: if there is none, if there are several and none was chosen, or the one chosen is not there.
     """
-    series, where = find_series(paths), as_list(paths)[0]
+    where = Path(as_list(paths)[0])
+    if where.name.startswith(_PREFIX) and not where.exists():
+        paths, series_uid = where.parent, where.name.removeprefix(_PREFIX).replace("_", ".")
+    series = find_series(paths)
     listing = "; ".join(map(str, series))
     if not series:
         raise VolumeError(where, "holds no DICOM images; name a folder of a DICOM series.")
@@ -136,6 +173,12 @@ def _read_tags(file: Path, named: bool) -> pydicom.Dataset | None:
             cause = " ".join(str(error).split())
             raise VolumeError(file, f"cannot be read as DICOM ({type(error).__name__}: {cause}).") from None
         return None
+
+
+def _is_image(tags: pydicom.Dataset) -> bool:
+    """By the class in the file's head, which a file that was cut off still has."""
+    uid = tags.file_meta.get("MediaStorageSOPClassUID") or tags.get("SOPClassUID")
+    return uid is None or "Image Storage" in uid.name
 
 
 def _kind(tags: pydicom.Dataset) -> str:

@@ -74,6 +74,9 @@ def _name(part: Slice) -> str:
 
 def _fault_of_any(series: Series) -> str | None:
     """What is wrong with one of the files."""
+    if series.damaged:
+        names = ", ".join(os.path.basename(file) for file in series.damaged)
+        return f"has files beside it that cannot be read as DICOM, {names}; copy them again, or remove them."
     for part in series.slices:
         tags = part.tags
         frames = int(tags.get("NumberOfFrames") or 1)
@@ -85,9 +88,17 @@ def _fault_of_any(series: Series) -> str | None:
         samples = int(tags.get("SamplesPerPixel") or 1)
         if samples != 1:
             return f"must have one value per pixel, got {samples} in {_name(part)} (colors); convert it to gray values."
-        fault = _geometry_fault(tags)
+        fault = _number_fault(tags) or _geometry_fault(tags)
         if fault:
             return f"{fault} in {_name(part)}; export the series again."
+    return None
+
+
+def _number_fault(tags: pydicom.Dataset) -> str | None:
+    for name in ("RescaleSlope", "RescaleIntercept"):
+        value = tags.get(name)
+        if value is not None and not np.isfinite(float(value)):
+            return f"must have a finite {name}, got {value}"
     return None
 
 
@@ -161,7 +172,7 @@ def _stack(series: Series, tilted: bool) -> Geometry:
 
 def _spacing_fault(ordered: Sequence[Slice], heights: NDArray[np.float64]) -> str | None:
     gaps = np.diff(heights)
-    usual = float(np.median(gaps))
+    usual = float(np.percentile(gaps, 50, method="lower"))
     smallest = int(gaps.argmin())
     if gaps[smallest] <= _POSITION_TOLERANCE * max(usual, 1e-3):
         twins = f"{_name(ordered[smallest])} and {_name(ordered[smallest + 1])}"

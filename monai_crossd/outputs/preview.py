@@ -12,10 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from monai.data import MetaTensor, NibabelReader
+from monai.data import MetaTensor
 from monai.transforms import Orientation
 from numpy.typing import NDArray
 
+from ..data.reader import SimpleITKReader
 from .label_map import LabelMap, LabelMapOutputd
 
 __all__ = ["SavePreviewd"]
@@ -52,14 +53,15 @@ class SavePreviewd(LabelMapOutputd):
         Raises:
             ValueError: if the label map is not on the grid of its file.
         """
-        source = NibabelReader().read(label_map.file)
+        reader = SimpleITKReader()
+        source, _ = reader.get_data(reader.read(label_map.file))
         grid = tuple(label_map.labels.shape[1:])
         if source.shape[:3] != grid:
             raise ValueError(
                 f"{label_map.file}: its grid is {source.shape[:3]}, but the label map's is {grid}; "
                 f"place {self._name} after `Invertd`."
             )
-        pixels = torch.from_numpy(source.get_fdata(dtype=np.float32)).reshape(1, *grid)
+        pixels = torch.from_numpy(source.astype(np.float32)).reshape(1, *grid)
         image, spacing = _to_ras(MetaTensor(pixels, affine=label_map.labels.affine))
         labels, _ = _to_ras(label_map.labels)
         figure = _draw(image, labels, spacing, self.structures)

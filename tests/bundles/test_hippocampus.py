@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dicom_files
 import nibabel as nib
 import numpy as np
 import pytest
@@ -147,6 +148,27 @@ def test_orientation_and_spacing_do_not_matter(tmp_path):
     assert (turned_back == nib.as_closest_canonical(plain).get_fdata()).mean() > 0.999
     total = {row["case"]: row["total_ml"] for row in json.loads((tmp_path / "out" / "volumes.json").read_text())}
     assert abs(total["thick"] - total["plain"]) < 0.15 * total["plain"]
+
+
+def test_dicom_and_nifti_in_one_folder(tmp_path):
+    """The sample as a DICOM series beside itself: the same labels, on the same grid."""
+    source = nib.load(BUNDLE / "sample" / "icbm152_left.nii.gz")
+    lps = np.diag([-1.0, -1.0, 1.0]) @ source.affine[:3]
+    with pytest.MonkeyPatch.context() as patch:
+        stored = np.asarray(source.dataobj).astype(np.uint16) + 1000  # the made series has an intercept of -1000
+        axes = {"ROW": lps[:, 0], "COLUMN": lps[:, 1], "NORMAL": lps[:, 2], "ORIGIN": lps[:, 3]}
+        for name, value in (axes | {"SPACING": np.ones(3), "SHAPE": source.shape}).items():
+            patch.setattr(dicom_files, name, value)
+        patch.setattr(dicom_files, "voxels", lambda seed: stored)
+        dicom_files.write_series(tmp_path / "in" / "patient 1" / "mr")
+        dicom_files.write_series(tmp_path / "in" / "gap", lambda slice_, index: slice_.__setattr__("Rows", 7 + index))
+    nib.save(source, tmp_path / "in" / "plain.nii.gz")
+    done = infer(str(tmp_path / "in"), tmp_path / "out", check=False)
+    assert done.returncode == 1 and "Refused 1 of 3 inputs:" in done.stderr, done.stderr
+    ours, theirs = (nib.load(tmp_path / "out" / f"{name}_seg.nii.gz") for name in ("patient 1/mr", "plain"))
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
+    np.testing.assert_array_equal(ours.dataobj, theirs.dataobj)
+    assert (tmp_path / "out" / "patient 1" / "mr_preview.png").is_file()
 
 
 def test_bad_volumes_do_not_stop_good_ones(tmp_path):

@@ -150,9 +150,11 @@ def test_damaged_voxels(tmp_path: Path) -> None:
 
 def test_other_files(tmp_path: Path) -> None:
     nib.save(nib.MGHImage(noise(*SHAPE), np.eye(4)), tmp_path / "other.mgz")
+    with pytest.raises(VolumeError, match=r"other\.mgz: cannot be read as DICOM"):
+        check_volume(tmp_path / "other.mgz")
     (tmp_path / "text.nii.gz").write_text("no image")
     (tmp_path / "folder.nii").mkdir()
-    for name, cause in (("other.mgz", "found MGHImage"), ("text.nii.gz", "Not a gzipped file"), ("folder.nii", ".+")):
+    for name, cause in (("text.nii.gz", "Not a gzipped file"), ("folder.nii", ".+")):
         with pytest.raises(
             VolumeError, match=f"{name}: cannot be read to its end as NIfTI .+{cause}.*; copy or convert"
         ):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import dicom_files as made
 import pytest
+from monai.transforms import LoadImage
 
-from monai_crossd.data import VolumeError, case_name, find_volumes
+from monai_crossd.data import SimpleITKReader, VolumeError, case_name, find_volumes, one_series
 
 
 @pytest.fixture
@@ -41,8 +43,8 @@ def test_files_and_folders_keep_the_order_given(folder: Path) -> None:
     ("name", "reason"),
     [
         ("missing.nii.gz", "does not exist; check the path."),
-        ("notes.txt", "is not named as a NIfTI file (*.nii, *.nii.gz), but '.txt'; convert it first."),
-        ("empty", "holds no volumes; name a folder with *.nii or *.nii.gz files."),
+        ("notes.txt", "is not named as NIfTI, NRRD or MetaImage, but '.txt'; give the folder of a DICOM series."),
+        ("empty", "holds no volumes; name a folder with NIfTI, NRRD, MetaImage or DICOM files (*.nii.gz, *.dcm)."),
     ],
 )
 def test_unusable_paths_are_refused_by_name(folder: Path, name: str, reason: str) -> None:
@@ -63,7 +65,23 @@ def test_an_empty_list_is_refused() -> None:
         ("data/p.7/t1.nii.gz", "data", "p.7/t1"),
         ("data/t1.nii", "data", "t1"),
         ("data/p7/t1.v2.nii.gz", "", "t1.v2"),
+        ("data/p.7/ct.1", "data", "p.7/ct"),
+        ("data/p7/ct", "data", "p7/ct"),
     ],
 )
 def test_a_case_is_named_by_its_path_without_the_suffix(path: str, root: str, name: str) -> None:
     assert case_name(path, root) == name
+
+
+def test_mixed_and_nested_folders(tmp_path: Path) -> None:
+    alone = made.write_series(tmp_path / "p 1" / "ct")
+    two = [made.write_series(tmp_path / "p2", seed=seed) for seed in (0, 1)]
+    (tmp_path / "p2" / "t1.nii.gz").touch()
+    (tmp_path / "é.mha").touch()
+    names = ["p 1/ct", *sorted(f"p2/series_{uid.replace('.', '_')}" for uid in two), "p2/t1.nii.gz", "é.mha"]
+    found = [case["image"] for case in find_volumes(tmp_path)]
+    assert found == [str(tmp_path / name) for name in names]
+    assert [one_series(path).uid for path in found[:3]] == [alone, *sorted(two, key=lambda uid: uid.replace(".", "_"))]
+    assert case_name(found[1], tmp_path) == names[1]
+    for path in found[:3]:
+        assert LoadImage(reader=SimpleITKReader())(path).shape == made.SHAPE

@@ -33,7 +33,7 @@ def test_good_volumes_go_on_and_the_others_are_named(tmp_path: Path) -> None:
     assert str(caught.value).splitlines() == [
         "Refused 3 of 5 inputs:",
         f"  {missing}: does not exist; check the path.",
-        f"  {empty}: holds no volumes; name a folder with *.nii or *.nii.gz files.",
+        f"  {empty}: holds no volumes; name a folder with NIfTI, NRRD, MetaImage or DICOM files (*.nii.gz, *.dcm).",
         f"  {flat}: must show something, but every voxel is 3; export the image again.",
     ]
 

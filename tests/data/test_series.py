@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from monai_crossd.data import VolumeError, check_series, find_series, one_series
+from monai_crossd.data import VolumeError, check_series, check_volume, find_series, one_series
 
 
 def set_tag(name, value, index=None):
@@ -63,6 +63,10 @@ BROKEN = {
         r"must have 6 finite numbers as ImageOrientationPatient, got None in",
     ),
     "no pixel spacing": (without("PixelSpacing"), "must have 2 finite numbers as PixelSpacing, got None in"),
+    "slope not a number": (
+        lambda slice_, index: slice_.add_new("RescaleSlope", "DS", "nan"),
+        r"must have a finite RescaleSlope, got nan in",
+    ),
     "zero pixel spacing": (
         set_tag("PixelSpacing", [0.0, 0.5], 2),
         r"must have a positive PixelSpacing, got \[0\.0, 0\.5\] mm in 0_002\.dcm; export the series again\.",
@@ -108,6 +112,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*not.*valid.*:UserWarning", "ignore:.*Invalid value.*:UserWarning")  # pydicom
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_series(kind, tmp_path):
     change, message = BROKEN[kind]
@@ -145,6 +150,44 @@ def test_two_slices_whatever_their_distance(tmp_path):
     """No third slice tells what is usual."""
     made.write_series(tmp_path)
     assert check_series(one_series(sorted(tmp_path.iterdir())[:2])).spacing[2] == pytest.approx(2.5)
+
+
+def damaged(file):
+    """Ways to break a file after it was written."""
+
+    def no_pixels():
+        data = pydicom.dcmread(file)
+        del data.PixelData
+        data.save_as(file)
+
+    content = file.read_bytes()
+    return {
+        "truncated pixels": lambda: file.write_bytes(content[:-20]),
+        "no pixels": no_pixels,
+        "truncated header": lambda: file.write_bytes(content[:400]),
+        "empty": lambda: file.write_bytes(b""),
+    }
+
+
+@pytest.mark.parametrize("place", ["0_001.dcm", "0_003.dcm"])
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("truncated pixels", r"has pixels that cannot be read \(Cannot read requested file\); export it again\."),
+        ("no pixels", r"has pixels that cannot be read \(Cannot read requested file\); export it again\."),
+        (
+            "truncated header",
+            r"has files beside it that cannot be read as DICOM, {}; copy them again, or remove them\.",
+        ),
+        ("empty", r"has files beside it that cannot be read as DICOM, {}; copy them again, or remove them\."),
+    ],
+)
+def test_damaged_files(way, message, place, tmp_path):
+    """At the end of the stack too, where no gap tells of it."""
+    made.write_series(tmp_path)
+    damaged(tmp_path / place)[way]()
+    with pytest.raises(VolumeError, match=rf"\(CT, [34] files\) {message.format(re.escape(place))}"):
+        check_volume(tmp_path)
 
 
 def test_places_without_images(tmp_path):

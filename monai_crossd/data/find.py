@@ -1,0 +1,60 @@
+"""From what a user names to a list of volumes: NIfTI, NRRD, MetaImage and DICOM series, mixed and nested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from .series import Series, find_series, series_path
+from .volumes import NIFTI, OTHERS, Paths, VolumeError, as_list, suffix
+
+__all__ = ["find_volumes"]
+
+
+def find_volumes(paths: Paths) -> list[dict[str, str]]:
+    """List volumes as MONAI's datasets take them, to be read by :class:`monai_crossd.data.SimpleITKReader`.
+
+    Args:
+        paths: a file, a folder (searched with its subfolders; names that start with a dot are skipped), or a list of
+            these. NIfTI, NRRD and MetaImage are told by their suffixes, DICOM by its content.
+
+    Returns:
+        ``[{"image": path}, ...]``: the files as given, those of a folder sorted. A DICOM series is named by its folder;
+        where that holds several, each as ``folder/series_<SeriesInstanceUID, dots as underscores>``.
+
+    Raises:
+        VolumeError: if a path does not exist, a file is none of these, or a folder holds no volume.
+        ValueError: if ``paths`` is an empty list.
+    """
+    return [{"image": volume} for path in as_list(paths) for volume in _expand(Path(path))]
+
+
+def _expand(path: Path) -> list[str]:
+    if path.is_dir():
+        found = [str(file) for file in path.rglob("*") if _is_volume(file, path)]
+        found += _series_paths(find_series(path))
+        if not found:
+            raise VolumeError(
+                path, "holds no volumes; name a folder with NIfTI, NRRD, MetaImage or DICOM files (*.nii.gz, *.dcm)."
+            )
+        return sorted(found)
+    if not path.exists():
+        raise VolumeError(path, "does not exist; check the path.")
+    if suffix(path) not in (*NIFTI, *OTHERS):
+        raise VolumeError(
+            path, f"is not named as NIfTI, NRRD or MetaImage, but {path.suffix!r}; give the folder of a DICOM series."
+        )
+    return [str(path)]
+
+
+def _is_volume(file: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return suffix(file) in (*NIFTI, *OTHERS) and not hidden and file.is_file()
+
+
+def _series_paths(series: list[Series]) -> Iterator[str]:
+    """The folder where it holds no other series, below it neither; else the folder and the UID."""
+    folders = [Path(one.folder) for one in series]
+    for one, folder in zip(series, folders, strict=True):
+        alone = sum(folder == other or folder in other.parents for other in folders) == 1
+        yield str(folder) if alone else series_path(one)
