@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .checks import check_volume
+from .datalist import read_datalist
+from .describe import Description, describe
 from .find import find_volumes
 from .pairs import find_pairs
 from .reader import SimpleITKReader
@@ -12,6 +14,7 @@ from .stack import Geometry, check_series
 from .volumes import VolumeError, case_name
 
 __all__ = [
+    "Description",
     "Geometry",
     "Screening",
     "Series",
@@ -20,10 +23,12 @@ __all__ = [
     "case_name",
     "check_series",
     "check_volume",
+    "describe",
     "find_pairs",
     "find_series",
     "find_volumes",
     "one_series",
     "raise_refused",
+    "read_datalist",
     "screen",
 ]

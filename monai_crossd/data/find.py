@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from .datalist import DATALISTS, read_datalist
 from .series import Series, find_series, series_path
 from .volumes import NIFTI, OTHERS, Paths, VolumeError, as_list, suffix
 
@@ -15,18 +16,26 @@ def find_volumes(paths: Paths) -> list[dict[str, str]]:
     """List volumes as MONAI's datasets take them, to be read by :class:`monai_crossd.data.SimpleITKReader`.
 
     Args:
-        paths: a file, a folder (searched with its subfolders; names that start with a dot are skipped), or a list of
-            these. NIfTI, NRRD and MetaImage are told by their suffixes, DICOM by its content.
+        paths: a file, a folder (searched with its subfolders; names that start with a dot are skipped), a datalist (see
+            :func:`monai_crossd.data.read_datalist`), or a list of these. NIfTI, NRRD and MetaImage are told by their
+            suffixes, DICOM by its content.
 
     Returns:
-        ``[{"image": path}, ...]``: the files as given, those of a folder sorted. A DICOM series is named by its folder;
-        where that holds several, each as ``folder/series_<SeriesInstanceUID, dots as underscores>``.
+        ``[{"image": path}, ...]``, with what else a datalist says of a case; the files as given, those of a folder
+        sorted. A DICOM series is named by its folder; where that holds several, each as
+        ``folder/series_<SeriesInstanceUID, dots as underscores>``.
 
     Raises:
         VolumeError: if a path does not exist, a file is none of these, or a folder holds no volume.
         ValueError: if ``paths`` is an empty list.
     """
-    return [{"image": volume} for path in as_list(paths) for volume in _expand(Path(path))]
+    return [case for path in as_list(paths) for case in _cases(Path(path))]
+
+
+def _cases(path: Path) -> list[dict[str, str]]:
+    if suffix(path) in DATALISTS and not path.is_dir():
+        return read_datalist(path)
+    return [{"image": volume} for volume in _expand(path)]
 
 
 def _expand(path: Path) -> list[str]:
@@ -42,7 +51,9 @@ def _expand(path: Path) -> list[str]:
         raise VolumeError(path, "does not exist; check the path.")
     if suffix(path) not in (*NIFTI, *OTHERS):
         raise VolumeError(
-            path, f"is not named as NIfTI, NRRD or MetaImage, but {path.suffix!r}; give the folder of a DICOM series."
+            path,
+            f"is not named as NIfTI, NRRD, MetaImage or a datalist, but {path.suffix!r}; "
+            "give the folder of a DICOM series.",
         )
     return [str(path)]
 

@@ -43,7 +43,10 @@ def test_files_and_folders_keep_the_order_given(folder: Path) -> None:
     ("name", "reason"),
     [
         ("missing.nii.gz", "does not exist; check the path."),
-        ("notes.txt", "is not named as NIfTI, NRRD or MetaImage, but '.txt'; give the folder of a DICOM series."),
+        (
+            "notes.txt",
+            "is not named as NIfTI, NRRD, MetaImage or a datalist, but '.txt'; give the folder of a DICOM series.",
+        ),
         ("empty", "holds no volumes; name a folder with NIfTI, NRRD, MetaImage or DICOM files (*.nii.gz, *.dcm)."),
     ],
 )
