@@ -19,8 +19,8 @@ def _backend(backend: str, pixels: int, kernel_size: int) -> str:
     Otherwise ``columns`` where an output image has so few pixels that forming its kernel, ``K^3`` products per number,
     costs more than the ``K`` times longer columns; the factor 2 was measured on a CPU (``docs/benchmark.md``).
     """
-    if backend not in ("auto", "grouped", "columns", "unfold"):
-        raise ValueError(f"`backend` must be 'auto', 'grouped', 'columns' or 'unfold', got '{backend}'.")
+    if backend not in ("auto", "grouped", "columns", "unfold", "triton"):
+        raise ValueError(f"`backend` must be 'auto', 'grouped', 'columns', 'unfold' or 'triton', got '{backend}'.")
     if not torch.jit.is_scripting():
         if backend == "auto" and (torch.jit.is_tracing() or torch.compiler.is_exporting()):
             return "unfold"
@@ -52,18 +52,21 @@ def crossd_conv2d(
         dilation: in pixels, per axis.
         groups: of every image's own convolution.
         backend: ``"auto"``; ``"grouped"``, one kernel per image; ``"columns"``, mixed columns of the images, with one
-            group only; ``"unfold"``, for graphs.
+            group only; ``"unfold"``, for graphs; ``"triton"``, fused kernels on a GPU, not chosen by ``"auto"`` yet.
 
     Returns:
         ``(B, C_out, H_out, W_out)`` in the dtype of ``x``, or that of autocast.
 
     Raises:
         ValueError: for an unknown backend, and for ``"columns"`` with several groups.
+        RuntimeError: for ``"triton"`` where its kernels cannot run.
     """
     h_out = (x.shape[2] + 2 * padding[0] - dilation[0] * (kernel_size - 1) - 1) // stride[0] + 1
     w_out = (x.shape[3] + 2 * padding[1] - dilation[1] * (kernel_size - 1) - 1) // stride[1] + 1
     chosen = _backend(backend, h_out * w_out, kernel_size)
     if not torch.jit.is_scripting():
+        if chosen == "triton":
+            return _triton(x, weight, s, ConvArguments(stride, padding, dilation, groups=groups))
         if chosen != "unfold" and len(x) > 0:
             if groups > 1:
                 if backend == "columns":
@@ -108,10 +111,10 @@ def crossd_conv_transpose2d(
         ``(B, C_out, H_out, W_out)`` in the dtype of ``x``, or that of autocast.
 
     Raises:
-        ValueError: for an unknown backend, and for ``"columns"``, which a transposed convolution has not.
+        ValueError: for an unknown backend, and for those that a transposed convolution has not.
     """
-    if backend == "columns":
-        raise ValueError("`backend` 'columns' has no transposed form; choose 'grouped'.")
+    if backend in ("columns", "triton"):
+        raise ValueError(f"`backend` '{backend}' has no transposed form; choose 'grouped'.")
     chosen = _backend(backend, 2 * kernel_size * kernel_size * kernel_size, kernel_size)  # never few pixels
     if not torch.jit.is_scripting():
         if chosen != "unfold" and len(x) > 0:
@@ -138,3 +141,10 @@ def _eager(x: Tensor, weight: Tensor, s: Tensor, arguments: ConvArguments, form:
     if torch.compiler.is_compiling():
         return grouped_conv(x, weight, operator, arguments)
     return conv_per_image(x, weight, operator, arguments, form)
+
+
+def _triton(x: Tensor, weight: Tensor, s: Tensor, conv: ConvArguments) -> Tensor:
+    from .fused_conv import fused_conv2d  # registers operators, which takes longer than all other imports here
+
+    operator = shift_operator(s, weight.shape[-1]).float()
+    return fused_conv2d(x, weight, operator, conv.stride, conv.padding, conv.dilation, conv.groups)

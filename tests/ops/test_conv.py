@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from monai_crossd.ops import crossd_conv2d, crossd_conv_transpose2d, per_image, shifted_kernels
+from monai_crossd.ops import crossd_conv2d, crossd_conv_transpose2d, per_image, shift_operator, shifted_kernels
 
 ARGUMENTS = [
     dict(zip(("size", "stride", "padding", "dilation", "groups"), values, strict=True))
@@ -158,9 +158,24 @@ def test_few_pixels_take_columns(side, form, monkeypatch):
 
 def test_unknown_backend():
     x, weight, s = inputs(c0=4)
-    known = "`backend` must be 'auto', 'grouped', 'columns' or 'unfold', got 'fast'"
+    known = "`backend` must be 'auto', 'grouped', 'columns', 'unfold' or 'triton', got 'fast'"
     for function in (crossd_conv2d, crossd_conv_transpose2d):
         with pytest.raises(ValueError, match=known):
             function(x, weight, s, 3, backend="fast")
-    with pytest.raises(ValueError, match="`backend` 'columns' has no transposed form; choose 'grouped'"):
-        crossd_conv_transpose2d(x, weight, s, 3, backend="columns")
+    for backend in ("columns", "triton"):
+        with pytest.raises(ValueError, match=f"`backend` '{backend}' has no transposed form; choose 'grouped'"):
+            crossd_conv_transpose2d(x, weight, s, 3, backend=backend)
+
+
+def test_triton_gets_the_operator(monkeypatch):
+    """The kernels have tests of their own in `test_triton_conv.py`."""
+    x, weight, s = inputs(dtype=torch.float32)
+    with pytest.raises(
+        RuntimeError, match="`fused_conv2d` needs Triton and a GPU, got `x` on cpu; choose backend 'grouped'"
+    ):
+        crossd_conv2d(x, weight, s, 3, backend="triton")
+    taken = []
+    monkeypatch.setattr("monai_crossd.ops.fused_conv.fused_conv2d", lambda *arguments: taken.append(arguments))
+    crossd_conv2d(x, weight, s, 3, (2, 2), (1, 1), backend="triton")
+    assert_close(taken[0][2], shift_operator(s, 3))
+    assert taken[0][3:] == ((2, 2), (1, 1), (1, 1), 1)

@@ -1,0 +1,210 @@
+"""Triton kernels of the convolution whose kernel is mixed per image from one knowledge base; see ``triton_launch``.
+
+``y[b] = conv2d(x[b], k[b])`` with ``k[b, t, o, c] = sum_s M[b, t, s] U[o, c, s]``. Below ``B`` is the batch, ``C`` and
+``O`` are input and output channels, ``N = O C/groups``, ``T = K^2``, ``S = K^3``; ``X = C H W`` and ``Y = O H' W'`` are
+the values of an image before and after, and ``e`` and ``u`` are the bytes of a value of ``x`` and of ``U``.
+
+Floors of a layer, every tensor crossing the memory bus once, and what is moved here beyond the floor:
+
+===================  =====================  ============================  ================================
+what                 plain conv2d           this operation, at least      this operation, here, besides
+===================  =====================  ============================  ================================
+forward bytes        e(BX + BY + NT)        e(BX + BY) + uNS + 4BTS       2eBNT: k written and read
+forward operations   2BYTC/groups           2BYTC/groups + 2BNTS          none
+backward bytes       e(2BX + BY + 2NT)      e(2BX + BY) + 2uNS + 8BTS     4eBNT: k and dk written and read;
+                                                                          eBY: dy read twice; uNS: U read
+                                                                          twice; 8BTSN/128: parts of dM
+backward operations  4BYTC/groups           4BYTC/groups + 4BNTS          2BNTS: k mixed again
+===================  =====================  ============================  ================================
+
+At ``B = 32``, ``O = C = 512``, ``K = 3``, 7x7 pixels and bfloat16, ``k`` is 151 MB next to 28 MB of float32 ``U`` and
+3.2 MB of ``x`` and ``y``: late layers are bound by ``k``, early ones by ``x``, ``y`` and the multiplications. That taps
+read ``x`` again, and blocks of pixels ``k``, is left to the L2 cache: programs of an image are neighbors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # the module imports everywhere; `fused_conv.available` says where its kernels run
+    triton = None
+
+__all__ = ["conv_kernel", "mix_kernel", "unmix_kernel", "wgrad_kernel"]
+
+AXIS = ("mul", "off", "step", "tap", "tap_step", "taps")  # of source pixel and tap, see `triton_launch.Axis`
+
+
+def _jit(*plain: str) -> Callable[[Callable], Any]:
+    """``triton.jit`` if there is one; the arguments named ``plain`` make no variants of the compiled kernel."""
+    return (lambda kernel: kernel) if triton is None else triton.jit(do_not_specialize=plain)
+
+
+@_jit("batch", "share")
+def mix_kernel(
+    u, m, k, n_rows, batch, share, rows, red,
+    T: tl.constexpr, S: tl.constexpr, TRANSPOSED: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``k[b, t, n] = sum_s m[b, t, s] u[n, s]`` for a block of ``n``, in the order of k, and a share of the batch."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    t = tl.arange(0, BLOCK_T)[:, None]
+    s = tl.arange(0, BLOCK_S)
+    row = n
+    if TRANSPOSED:  # n = (group, c, o), row of u = (group, o, c); any order of rows loads alike
+        c = n // rows
+        row = ((c // red) * rows + n % rows) * red + c % red
+    first = tl.program_id(1) * share
+    u_at = u + row[None, :] * S + s[:, None]
+    m_at = m + first * T * S + t * S + s[None, :]
+    k_at = k + first.to(tl.int64) * T * n_rows + t * n_rows + n[None, :]
+    n_ok = (n < n_rows)[None, :]
+    if S <= BLOCK_S:
+        ut = tl.load(u_at, mask=n_ok & (s < S)[:, None], other=0.0).to(tl.float32)  # (BLOCK_S, BLOCK_N), kept
+    for _ in range(first, tl.minimum(first + share, batch)):
+        if S <= BLOCK_S:
+            mt = tl.load(m_at, mask=(t < T) & (s < S)[None, :], other=0.0)  # (BLOCK_T, BLOCK_S)
+            acc = tl.dot(mt, ut, input_precision=PRECISION)
+        else:  # K = 5 and more: u is read for every image
+            acc = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+            for s0 in range(0, S, BLOCK_S):
+                mt = tl.load(m_at + s0, mask=(t < T) & (s0 + s < S)[None, :], other=0.0)
+                ut = tl.load(u_at + s0, mask=n_ok & (s0 + s < S)[:, None], other=0.0).to(tl.float32)
+                acc = tl.dot(mt, ut, acc, input_precision=PRECISION)
+        tl.store(k_at, acc.to(k.dtype.element_ty), mask=(t < T) & n_ok)
+        m_at += T * S
+        k_at += T * n_rows
+
+
+@_jit("batch", "share", "parts")
+def unmix_kernel(
+    u, m, dk, du, dm, n_rows, batch, share, parts,
+    T: tl.constexpr, S: tl.constexpr, NEED_U: tl.constexpr, NEED_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``du[share, n, s] = sum_bt dk[b, t, n] m[b, t, s]``, ``dm[block of n, b, t, s] = sum_n dk[b, t, n] u[n, s]``."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    t = tl.arange(0, BLOCK_T)[:, None]
+    s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)[None, :]
+    first = tl.program_id(2) * share
+    n_ok = n < n_rows
+    us_ok = n_ok[:, None] & (s < S)
+    ts_ok = (t < T) & (s < S)
+    m_at = m + first * T * S + t * S + s
+    dk_at = dk + first.to(tl.int64) * parts * T * n_rows + t * n_rows + n[None, :]
+    dm_at = dm + (tl.program_id(0).to(tl.int64) * batch + first) * T * S + t * S + s
+    if NEED_M:
+        ut = tl.load(u + n[:, None] * S + s, mask=us_ok, other=0.0).to(tl.float32)  # (BLOCK_N, BLOCK_S), kept
+    acc = tl.zeros((BLOCK_N, BLOCK_S), tl.float32)
+    for _ in range(first, tl.minimum(first + share, batch)):
+        dkt = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+        for _part in range(parts):
+            dkt += tl.load(dk_at, mask=(t < T) & n_ok[None, :], other=0.0).to(tl.float32)
+            dk_at += T * n_rows
+        if NEED_U:
+            acc = tl.dot(tl.trans(dkt), tl.load(m_at, mask=ts_ok, other=0.0), acc, input_precision=PRECISION)
+            m_at += T * S
+        if NEED_M:
+            tl.store(dm_at, tl.dot(dkt, ut, input_precision=PRECISION), mask=ts_ok)
+            dm_at += T * S
+    if NEED_U:
+        tl.store(du + tl.program_id(2).to(tl.int64) * n_rows * S + n[:, None] * S + s, acc, mask=us_ok)
+
+
+@_jit("n_pix", "x_h", "x_w", *(f"{name}_{axis}" for name in AXIS for axis in "hw"))
+def conv_kernel(
+    x, k, y, rows, red, groups, n_pix, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
+    mul_h, off_h, step_h, tap_h, tap_step_h, taps_h, mul_w, off_w, step_w, tap_w, tap_step_w, taps_w,
+    K: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """``y[b, m, p] = sum_(tap, c) k[b, tap, m, c] x[b, c, source(p, tap)]``: output channels by pixels of an image."""
+    pid, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    blocks_m, blocks_n = tl.cdiv(rows, BLOCK_M), tl.cdiv(n_pix, BLOCK_N)
+    g = pid // (blocks_m * blocks_n)
+    m = (pid % blocks_m) * BLOCK_M + tl.arange(0, BLOCK_M)
+    p = (pid // blocks_m % blocks_n) * BLOCK_N + tl.arange(0, BLOCK_N)
+    h, w = p // y_w, p % y_w
+    h0 = tl.where(p < n_pix, h * mul_h + off_h, -(1 << 30))[None, :]  # outside of x for every tap
+    w0 = (w * mul_w + off_w)[None, :]
+    m_ok = (m < rows)[:, None]
+    tap_size = groups * rows * red
+    x_at = x + b * x_sb + g * red * x_sc
+    k_at = k + b * (K * K) * tap_size + (g * rows + m)[:, None] * red
+    blocks_k = tl.cdiv(red, BLOCK_K)
+    taps = taps_h * taps_w
+    steps = taps * blocks_k
+    if FLAT:
+        steps = tl.cdiv(taps * red, BLOCK_K)
+    WIDE: tl.constexpr = BLOCK_M < 64  # warpgroups multiply 64 rows: below that, pixels are the rows
+    acc = tl.zeros((BLOCK_N, BLOCK_M) if WIDE else (BLOCK_M, BLOCK_N), tl.float32)
+    for i in range(steps):
+        if FLAT:  # a step runs over (tap, c)
+            tc = i * BLOCK_K + tl.arange(0, BLOCK_K)
+            j, c = tc // red, tc % red
+            c_ok = j < taps
+            j_h, j_w = (j // taps_w)[:, None], (j % taps_w)[:, None]
+            tap = (tap_h + j // taps_w * tap_step_h) * K + tap_w + j % taps_w * tap_step_w
+        else:  # a step has one tap
+            j = i // blocks_k
+            c = (i % blocks_k) * BLOCK_K + tl.arange(0, BLOCK_K)
+            c_ok = c < red
+            j_h, j_w = j // taps_w, j % taps_w
+            tap = (tap_h + j_h * tap_step_h) * K + tap_w + j_w * tap_step_w
+        kt = tl.load(k_at + (tap * tap_size + c)[None, :], mask=m_ok & c_ok[None, :], other=0.0)
+        s_h, s_w = h0 + j_h * step_h, w0 + j_w * step_w
+        x_ok = (s_h >= 0) & (s_h < x_h) & (s_w >= 0) & (s_w < x_w) & c_ok[:, None]
+        xt = tl.load(x_at + c[:, None] * x_sc + (s_h * x_sh + s_w * x_sw), mask=x_ok, other=0.0)
+        if WIDE:
+            acc = tl.dot(tl.trans(xt), tl.trans(kt), acc, input_precision=PRECISION)
+        else:
+            acc = tl.dot(kt, xt, acc, input_precision=PRECISION)
+    if WIDE:
+        acc = tl.trans(acc)
+    y_at = y + b * y_sb + (g * rows + m)[:, None] * y_sc + (h * y_sh + w * y_sw)[None, :]
+    tl.store(y_at, acc.to(y.dtype.element_ty), mask=m_ok & (p < n_pix)[None, :])
+
+
+@_jit("n_pix", "x_h", "x_w", "stride_h", "stride_w", "pad_h", "pad_w", "dil_h", "dil_w", "share", "parts")
+def wgrad_kernel(
+    x, dy, dk, rows, red, groups, n_pix, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
+    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, share, parts,
+    K: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """``dk[b, part, tap, m, c] = sum_p dy[b, m, p] x[b, c, source(p, tap)]`` over the part's share of pixels."""
+    pid, b, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    blocks_n = tl.cdiv(K * K * red, BLOCK_N) if FLAT else K * K * tl.cdiv(red, BLOCK_N)
+    blocks_m = tl.cdiv(rows, BLOCK_M)
+    g = pid // (blocks_m * blocks_n)
+    m = (pid // blocks_n % blocks_m) * BLOCK_M + tl.arange(0, BLOCK_M)
+    if FLAT:  # columns are (tap, c)
+        tc = (pid % blocks_n) * BLOCK_N + tl.arange(0, BLOCK_N)
+        tap, c = tc // red, tc % red
+        c_ok = tap < K * K
+        j_h, j_w = (tap // K)[:, None], (tap % K)[:, None]
+    else:  # a program has one tap
+        tap = pid % (K * K)
+        c = (pid % blocks_n) // (K * K) * BLOCK_N + tl.arange(0, BLOCK_N)
+        c_ok = c < red
+        j_h, j_w = tap // K, tap % K
+    m_ok = (m < rows)[:, None]
+    dy_at = dy + b * y_sb + (g * rows + m)[:, None] * y_sc
+    x_at = x + b * x_sb + (g * red + c)[:, None] * x_sc
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for p0 in range(part * share, tl.minimum((part + 1) * share, n_pix), BLOCK_K):
+        p = p0 + tl.arange(0, BLOCK_K)
+        h, w = (p // y_w)[None, :], (p % y_w)[None, :]
+        p_ok = (p < n_pix)[None, :]
+        dyt = tl.load(dy_at + (h * y_sh + w * y_sw), mask=m_ok & p_ok, other=0.0)  # (BLOCK_M, BLOCK_K)
+        s_h, s_w = h * stride_h - pad_h + j_h * dil_h, w * stride_w - pad_w + j_w * dil_w
+        x_ok = (s_h >= 0) & (s_h < x_h) & (s_w >= 0) & (s_w < x_w) & p_ok & c_ok[:, None]
+        xt = tl.load(x_at + (s_h * x_sh + s_w * x_sw), mask=x_ok, other=0.0)  # (BLOCK_N, BLOCK_K)
+        acc = tl.dot(dyt, tl.trans(xt), acc, input_precision=PRECISION)
+    tap_size = groups * rows * red
+    dk_at = dk + (b * parts + part) * (K * K) * tap_size + (g * rows + m)[:, None] * red
+    dk_at += (tap * tap_size + c)[None, :]
+    tl.store(dk_at, acc.to(dk.dtype.element_ty), mask=m_ok & c_ok[None, :])

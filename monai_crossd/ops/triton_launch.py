@@ -1,0 +1,278 @@
+"""Launches of the kernels in ``triton_conv``: block sizes by a table, grids, and the tensors they write.
+
+Every launch takes its block sizes as an argument too, for tuning.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .triton_conv import conv_kernel, mix_kernel, unmix_kernel, wgrad_kernel
+
+__all__ = [
+    "LAUNCHES", "Axis", "Launch", "convolve", "forward_axis", "image_bytes", "input_grad_axes", "kernel_grad", "mix",
+    "unmix",
+]  # fmt: skip
+
+
+class Launch(NamedTuple):
+    """Tile of a program: rows, columns and length of a step of its matrix product; then warps and pipeline stages."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+class Axis(NamedTuple):
+    """Source pixel ``u * mul + off + j * step`` of pixel ``u`` for its ``j``-th tap ``tap + j * tap_step``."""
+
+    mul: int
+    off: int
+    step: int
+    tap: int
+    tap_step: int
+    taps: int
+
+
+# Hopper, first guesses. {(kernel, arithmetic): rows of (most channels, most pixels, launch)}; the first that fits is
+# taken, and blocks larger than the layer shrink to it. conv: block_m output channels, block_n pixels, block_k channels
+# to sum over. wgrad: block_m output channels, block_n input channels, block_k pixels.
+ANY = 1 << 62
+LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
+    ("conv", "half"): [
+        (ANY, 64, Launch(64, 64, 64, 4, 4)),  # one tile holds an image: parallelism must come from channels
+        (32, ANY, Launch(32, 128, 32, 4, 4)),  # few channels: wide in pixels, which are then the rows
+        (64, ANY, Launch(64, 128, 64, 4, 3)),  # as high as one instruction of a warpgroup, 72 KB in flight
+        (ANY, 256, Launch(128, 64, 64, 4, 4)),  # 14x14: two programs for each multiprocessor at batch 32
+        (ANY, ANY, Launch(128, 128, 64, 8, 3)),  # most operations for each byte loaded, two warpgroups
+    ],
+    ("conv", "tf32"): [  # steps half as long, since values are twice as large; the reasons are those above
+        (ANY, 64, Launch(64, 64, 32, 4, 4)),
+        (32, ANY, Launch(32, 128, 32, 4, 3)),
+        (64, ANY, Launch(64, 128, 32, 4, 3)),
+        (ANY, 256, Launch(128, 64, 32, 4, 4)),
+        (ANY, ANY, Launch(128, 128, 32, 8, 3)),
+    ],
+    ("conv", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
+    ("wgrad", "half"): [
+        (64, ANY, Launch(64, 64, 64, 4, 3)),  # small products: taps and images give the parallelism
+        (ANY, 64, Launch(128, 128, 64, 8, 1)),  # one step is the whole sum, bound by writing dk: no pipeline
+        (ANY, ANY, Launch(128, 128, 64, 8, 3)),  # most operations for each byte loaded
+    ],
+    ("wgrad", "tf32"): [
+        (ANY, 64, Launch(64, 64, 64, 4, 1)),  # as above
+        (ANY, ANY, Launch(64, 64, 32, 4, 3)),  # channels_last: TF32 wants pixels contiguous, tiles pass registers
+    ],
+    ("wgrad", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
+}
+MIX = Launch(256, 0, 0, 4, 2)  # rows of U only: for K = 3, 256 rows of 32 values are 64 registers a thread
+UNMIX = Launch(128, 0, 0, 4, 2)  # it keeps twice as much, U and its gradient
+TILE = 8192  # values of a tile that mix and unmix keep in registers; larger K takes fewer rows of U
+PROGRAMS = 264  # two for each of 132 multiprocessors: below that, batch or pixels are split further
+STEPS = 8  # least steps of a program of wgrad when pixels are split
+FLAT = 16  # with fewer input channels taps and channels are one axis: tensor cores take 16 values at a time
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """How float32 is multiplied: next to 16-bit data in TF32, which is no coarser; else as cuDNN is allowed to."""
+    if dtype != torch.float32:
+        return "tf32"
+    conv = getattr(torch.backends.cudnn, "conv", None)  # torch >= 2.9, where the older flag sets it too
+    allowed = torch.backends.cudnn.allow_tf32 if conv is None else conv.fp32_precision == "tf32"
+    return "tf32" if allowed else "ieee"
+
+
+def _launch(kernel: str, channels: int, pixels: int, x: Tensor, flat: bool) -> Launch:
+    """The first row of the table that fits, for images ``x``.
+
+    Steps are half as long where neighbors in the tile of ``x`` are not neighbors in memory: each value then keeps a
+    register for its address.
+    """
+    arithmetic = _precision(x.dtype) if x.dtype == torch.float32 else "half"
+    rows = LAUNCHES[kernel, arithmetic]
+    launch = next(launch for most, most_pixels, launch in rows if channels <= most and pixels <= most_pixels)
+    return launch._replace(block_k=launch.block_k // 2) if flat or x.stride(1) != 1 else launch
+
+
+def _block(most: int, size: int) -> int:
+    """The power of two that covers ``size``, from 16, the least of a matrix product, to ``most``."""
+    return max(16, min(most, 1 << (size - 1).bit_length()))
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _mix_blocks(launch: Launch, n: int, taps: int, depth: int) -> tuple[int, int, int]:
+    """Blocks of rows of U, of taps (all) and of values of a row: all up to K = 4, then 32 at a time."""
+    block_t, block_s = _block(ANY, taps), _block(ANY, depth) if depth <= 64 else 32
+    tile = TILE if depth <= 32 else TILE // 4  # longer rows keep addresses and sums in registers besides
+    return _block(min(launch.block_m, tile // max(block_t, block_s)), n), block_t, block_s
+
+
+def image_bytes(U: Tensor, dtype: torch.dtype) -> int:
+    """What an image holds for a while: its kernel, and in the backward pass the parts of its ``dM``."""
+    n, size = U.shape[0] * U.shape[1], U.shape[2]
+    taps, depth = size**2, size**3
+    return n * taps * dtype.itemsize + _cdiv(n, _mix_blocks(UNMIX, n, taps, depth)[0]) * taps * depth * 4
+
+
+def mix(
+    U: Tensor, M: Tensor, dtype: torch.dtype, groups: int, transposed: bool = False, launch: Launch | None = None
+) -> Tensor:
+    """``k[b, t] = U M[b, t]``, in the layout whose last axis the convolution sums over.
+
+    Args:
+        U: knowledge base ``(C_out, C_in/groups, K, K, K)``, contiguous.
+        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
+        dtype: of the kernels.
+        groups: of the convolution.
+        transposed: for the gradient to the input.
+        launch: block sizes, by default ``MIX``.
+
+    Returns:
+        ``(B, K*K, C_out, C_in/groups)``, transposed ``(B, K*K, C_in, C_out/groups)``.
+    """
+    (batch, taps, depth), c_out, red = M.shape, U.shape[0], U.shape[1]
+    n, rows = c_out * red, c_out // groups
+    launch = launch or MIX
+    block_n, block_t, block_s = _mix_blocks(launch, n, taps, depth)
+    layout = (groups * red, rows) if transposed else (c_out, red)
+    k = torch.empty((batch, taps, *layout), dtype=dtype, device=U.device)
+    share = _cdiv(batch, max(1, PROGRAMS // _cdiv(n, block_n)))
+    mix_kernel[_cdiv(n, block_n), _cdiv(batch, share)](
+        U, M, k, n, batch, share, rows, red, T=taps, S=depth, TRANSPOSED=transposed,
+        BLOCK_N=block_n, BLOCK_T=block_t, BLOCK_S=block_s, PRECISION=_precision(dtype),
+        num_warps=launch.num_warps, num_stages=launch.num_stages,
+    )  # fmt: skip
+    return k
+
+
+def unmix(
+    U: Tensor, M: Tensor, dk: Tensor, need_u: bool = True, need_m: bool = True, launch: Launch | None = None
+) -> tuple[Tensor, Tensor]:
+    """``dU = sum_b dk[b]^T M[b]`` and ``dM[b] = dk[b] U``, the same in every run.
+
+    Args:
+        U: knowledge base ``(C_out, C_in/groups, K, K, K)``, contiguous.
+        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
+        dk: from ``kernel_grad``.
+        need_u: whether to compute ``dU``.
+        need_m: whether to compute ``dM``.
+        launch: block sizes, by default ``UNMIX``.
+
+    Returns:
+        Both in float32 and in the shapes of ``U`` and ``M``; empty where not needed.
+    """
+    (batch, taps, depth), n = M.shape, U.shape[0] * U.shape[1]
+    launch = launch or UNMIX
+    block_n, block_t, block_s = _mix_blocks(launch, n, taps, depth)
+    blocks = (_cdiv(n, block_n), _cdiv(depth, block_s))
+    share = _cdiv(batch, max(1, PROGRAMS // (blocks[0] * blocks[1])))
+    shares = _cdiv(batch, share)
+    du = torch.empty((shares, *U.shape), dtype=torch.float32, device=U.device) if need_u else dk
+    dm = torch.empty((blocks[0], *M.shape), dtype=torch.float32, device=U.device) if need_m else dk
+    unmix_kernel[blocks[0], blocks[1], shares](
+        U, M, dk, du, dm, n, batch, share, dk.shape[1], T=taps, S=depth, NEED_U=need_u, NEED_M=need_m,
+        BLOCK_N=block_n, BLOCK_T=block_t, BLOCK_S=block_s, PRECISION=_precision(dk.dtype),
+        num_warps=launch.num_warps, num_stages=launch.num_stages,
+    )  # fmt: skip
+    nothing = U.new_empty(0, dtype=torch.float32)
+    return _total(du) if need_u else nothing, _total(dm) if need_m else nothing
+
+
+def _total(parts: Tensor) -> Tensor:
+    return parts[0] if parts.shape[0] == 1 else parts.sum(0)
+
+
+def forward_axis(stride: int, padding: int, dilation: int, size: int) -> Axis:
+    """Where an output pixel of the convolution reads."""
+    return Axis(stride, -padding, dilation, 0, 1, size)
+
+
+def input_grad_axes(stride: int, padding: int, dilation: int, size: int) -> list[Axis]:
+    """Where the input pixels ``first::stride`` read in the gradient of the output, one entry for each ``first``.
+
+    Tap ``t`` reads ``(p + padding - t * dilation) / stride`` if that is whole: for one ``first`` always the same taps,
+    equally far apart, so that each of these classes of pixels is a convolution of stride 1 with a part of the taps.
+    """
+    axes = []
+    tap_step = stride // math.gcd(stride, dilation)
+    for first in range(stride):
+        taps = [t for t in range(size) if (first + padding - t * dilation) % stride == 0]
+        tap = taps[0] if taps else 0
+        off = (first + padding - tap * dilation) // stride
+        axes.append(Axis(1, off, -(tap_step * dilation) // stride, tap, tap_step, len(taps)))
+    return axes
+
+
+def convolve(x: Tensor, k: Tensor, y: Tensor, groups: int, h: Axis, w: Axis, launch: Launch | None = None) -> None:
+    """Convolve every image with its own kernel and write into ``y``.
+
+    Args:
+        x: ``(B, C, H, W)`` of any strides.
+        k: ``(B, K*K, C', C/groups)`` from ``mix``.
+        y: ``(B, C', H', W')`` of any strides, written.
+        groups: of the convolution.
+        h: where rows of ``y`` read.
+        w: where columns of ``y`` read.
+        launch: block sizes, by default from ``LAUNCHES``.
+    """
+    if y.numel() == 0:
+        return
+    rows, red, n_pix = y.shape[1] // groups, x.shape[1] // groups, y.shape[2] * y.shape[3]
+    flat = red < FLAT
+    launch = launch or _launch("conv", rows, n_pix, x, flat)
+    block_m, block_n = _block(launch.block_m, rows), _block(launch.block_n, n_pix)
+    grid = (_cdiv(rows, block_m) * _cdiv(n_pix, block_n) * groups, x.shape[0])
+    conv_kernel[grid](
+        x, k, y, rows, red, groups, n_pix, y.shape[3], x.shape[2], x.shape[3], *x.stride(), *y.stride(), *h, *w,
+        K=math.isqrt(k.shape[1]), FLAT=flat, PRECISION=_precision(x.dtype), BLOCK_M=block_m, BLOCK_N=block_n,
+        BLOCK_K=_block(launch.block_k, red * h.taps * w.taps if flat else red),
+        num_warps=launch.num_warps, num_stages=launch.num_stages,
+    )  # fmt: skip
+
+
+def kernel_grad(
+    x: Tensor, dy: Tensor, size: int, stride: list[int], padding: list[int], dilation: list[int], groups: int,
+    launch: Launch | None = None,
+) -> Tensor:  # fmt: skip
+    """Gradient to the kernel of every image, accumulated in float32 and stored in the dtype of ``x``.
+
+    Args:
+        x: ``(B, C_in, H, W)`` of any strides.
+        dy: ``(B, C_out, H_out, W_out)`` of any strides.
+        size: ``K``.
+        stride: of the convolution, per axis.
+        padding: of the convolution, per axis.
+        dilation: of the convolution, per axis.
+        groups: of the convolution.
+        launch: block sizes, by default from ``LAUNCHES``.
+
+    Returns:
+        ``(B, parts, K*K, C_out, C_in/groups)``, to be summed over ``parts`` of the pixels.
+    """
+    (batch, c_out, h_out, w_out), red, taps = dy.shape, x.shape[1] // groups, size * size
+    rows, n_pix = c_out // groups, h_out * w_out
+    flat = red < FLAT
+    launch = launch or _launch("wgrad", rows, n_pix, x, flat)
+    block_m, block_n = _block(launch.block_m, rows), _block(launch.block_n, taps * red if flat else red)
+    block_k = _block(launch.block_k, n_pix)
+    columns = _cdiv(taps * red, block_n) if flat else taps * _cdiv(red, block_n)
+    programs = columns * _cdiv(rows, block_m) * groups
+    parts = max(1, min(PROGRAMS // (programs * batch), n_pix // (STEPS * block_k)))
+    share = _cdiv(_cdiv(n_pix, parts), block_k) * block_k
+    parts = _cdiv(n_pix, share)
+    dk = torch.empty((batch, parts, taps, c_out, red), dtype=x.dtype, device=x.device)
+    wgrad_kernel[programs, batch, parts](
+        x, dy, dk, rows, red, groups, n_pix, w_out, x.shape[2], x.shape[3], *x.stride(), *dy.stride(),
+        *stride, *padding, *dilation, share, parts, K=size, FLAT=flat, PRECISION=_precision(x.dtype),
+        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=launch.num_warps, num_stages=launch.num_stages,
+    )  # fmt: skip
+    return dk
