@@ -6,12 +6,13 @@ PIP := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 BUNDLE := bundles/hippocampus_mr_segmentation
 OUTPUT ?= demo_output
 
-.PHONY: help demo test test-all lint types clean
+.PHONY: help demo test test-all test-triton lint types clean
 
 help:
 	@echo "make demo      segment the sample volumes with the trained bundle, see $(OUTPUT)/"
 	@echo "make test      the test suite without the slow tests"
 	@echo "make test-all  the whole test suite"
+	@echo "make test-triton  the Triton kernels in Triton's interpreter, without a GPU"
 	@echo "make lint      ruff"
 	@echo "make types     mypy"
 	@echo "make clean     remove $(VENV), caches and outputs"
@@ -44,6 +45,10 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+test-triton: $(VENV)/.installed-test
+	@$(PIP) triton
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/ops/test_triton_conv.py tests/ops/test_triton_predictor.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

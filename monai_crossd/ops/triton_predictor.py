@@ -1,0 +1,279 @@
+"""Triton kernels of the predictor: 1x1 convolution, BatchNorm2d, ReLU, 1x1 convolution and softmax pooling.
+
+With ``P = H W`` pixels an image, ``N = 16`` hidden channels and ``h = W1 x``,
+
+    ``xhat = (h - mean) invstd``, ``y = gamma xhat + beta``, ``f = W2 relu(y)``, ``r = b2 + sum_p f softmax_p(f)``.
+
+The two biases stay out of every sum over pixels: ``b1`` moves the mean alone and ``b2`` moves ``r`` alone. Backward,
+with ``g = dr`` and ``p = softmax(f)``: ``df = g p (1 + f - r)``, ``dy = (W2^T df) [y > 0]``,
+``dh = gamma invstd (dy - (sum dy + xhat sum dy xhat) / (B P))``, in eval mode without the sums, ``dW1 = dh x^T`` and
+``dx = W1^T dh``. ``triton_predictor_backward`` has its kernels.
+
+Floors of a layer, in elements and leaving out what does not grow with the pixels, ``x`` being ``B C P`` of them:
+
+- Forward. Moved: ``x`` read once, ``B C P``. Training cannot do with that alone, as no pixel can be normalized before
+  all are seen: either ``h`` is written and read, ``2 B N P``, or ``x`` is read twice. Operations: ``2 B N C P`` with
+  ``W1``, ``8 B N P`` with ``W2`` and ``4 B P`` exponentials.
+- Backward. Moved: ``x`` read once for ``dW1`` and ``dx`` written once, ``2 B C P``; besides ``h`` (or ``x``) read once,
+  in training twice, as the sums come first. Operations: ``4 B N C P`` for ``dW1`` and ``dx``, and ``8 B N P`` with
+  ``W2`` each for ``f`` again, ``dz`` and ``dW2``.
+
+That is at most ``2 N = 32`` operations for each element moved: bound by memory on a GPU with matrix units. Moved here:
+
+- ``C > 2 N``: forward in training ``B (C + 2 N) P`` in two passes, in eval mode ``B C P`` in one and ``B N P`` more
+  where gradients are needed; backward ``B (2 C + N + N ceil(C / BLOCK_C)) P``, where the last term is of programs side
+  by side that read the same ``h``, mostly from the cache.
+- ``C <= 2 N``: storing ``h`` would cost as much as ``x`` or more, so it is computed wherever it is needed: forward
+  ``2 B C P`` in training and ``B C P`` in eval mode; backward ``3 B C P``, or ``2 B C P`` where ``dx`` is not needed.
+- Besides, partial sums of about ``PROGRAMS`` programs: ``2 N`` numbers of each for the statistics, 12 for the pooling,
+  ``6 N`` and ``(N + 1) C`` backward.
+
+``h`` is accumulated in float32 and stored as ``(B, P, N)`` in the dtype of ``x``, as torch stores a convolution's
+output; training statistics are those of the stored values. All else is float32, all sums have a fixed order, and there
+are no atomics. Products of float32 use ``tf32x3``, which keeps about float32's accuracy on the matrix units whatever
+``torch.backends.cuda.matmul.allow_tf32`` says.
+"""
+
+from __future__ import annotations
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # the kernels below are then functions that nobody calls
+    triton = tl = None
+
+__all__ = ["combine_kernel", "pool_kernel", "project_kernel", "statistics_kernel"]
+
+_jit = triton.jit if triton is not None else lambda function: function
+
+
+@_jit
+def _pixels(tile, BLOCK_P: tl.constexpr, WIDE: tl.constexpr):
+    """Numbers of a tile's pixels in their image, in 64 bits where an image has 2**31 elements or more."""
+    p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+    if WIDE:
+        p = p.to(tl.int64)
+    return p
+
+
+@_jit
+def _offsets(p, c, W, sc, sh, sw, FLAT: tl.constexpr, WIDE: tl.constexpr):
+    """Where pixels ``p`` and channels ``c`` of an image lie, (BLOCK_P, BLOCK_C) elements from its first."""
+    if WIDE:
+        c = c.to(tl.int64)
+    pixel = p * sw if FLAT else (p // W) * sh + (p % W) * sw
+    return pixel[:, None] + c[None, :] * sc
+
+
+@_jit
+def _vector(pointer, n, N):
+    """``N`` numbers as float32, zeros behind them."""
+    return tl.load(pointer + n, mask=n < N, other=0.0).to(tl.float32)
+
+
+@_jit
+def _matrix(pointer, n, N):
+    """``W2``, (4, N) as float32, zeros behind its columns."""
+    j = tl.arange(0, 4)
+    return tl.load(pointer + j[:, None] * N + n[None, :], mask=n[None, :] < N, other=0.0).to(tl.float32)
+
+
+@_jit
+def _dot(a, b, PRECISION: tl.constexpr):
+    """``a b`` in float32; Triton's interpreter, for which ``ieee`` is, knows no product of bfloat16."""
+    if PRECISION == "ieee":
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, input_precision=PRECISION)
+
+
+@_jit
+def _project(
+    x_ptr, w1_ptr, p, P, C, W, N, sc, sh, sw,
+    FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """``h = W1 x`` of a tile, (BLOCK_P, BLOCK_N) in float32, zero outside of the image."""
+    n = tl.arange(0, BLOCK_N)
+    h = tl.zeros((BLOCK_P, BLOCK_N), dtype=tl.float32)
+    for first in range(0, C, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)
+        inside = (p[:, None] < P) & (c[None, :] < C)
+        x = tl.load(x_ptr + _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), mask=inside, other=0.0)
+        inside = (c[:, None] < C) & (n[None, :] < N)
+        w1 = tl.load(w1_ptr + n[None, :] * C + c[:, None], mask=inside, other=0.0).to(x.dtype)  # W1^T
+        h += _dot(x, w1, PRECISION)
+    return h
+
+
+@_jit
+def _features(h, mean, invstd, gamma, beta, w2):
+    """``xhat``, ``y`` and ``z = relu(y)``, all (BLOCK_P, BLOCK_N), and ``f``, (BLOCK_P, 4)."""
+    xhat = (h - mean[None, :]) * invstd[None, :]
+    y = xhat * gamma[None, :] + beta[None, :]
+    z = tl.where(y < 0.0, 0.0, y)  # keeps NaN, as torch does
+    f = tl.sum(z[:, None, :] * w2[None, :, :], axis=2)
+    return xhat, y, z, f
+
+
+@_jit
+def _feature_gradients(inside, y, f, g, soft_ptr, B, b, w2):
+    """``df`` (BLOCK_P, 4) and ``dy`` (BLOCK_P, BLOCK_N), zero outside of the image."""
+    j = tl.arange(0, 4)
+    top = tl.load(soft_ptr + b * 4 + j)
+    scale = tl.load(soft_ptr + (B + b) * 4 + j)
+    r = tl.load(soft_ptr + (2 * B + b) * 4 + j)
+    p = tl.exp(tl.where(inside[:, None], f - top[None, :], 0.0)) * scale[None, :]
+    df = tl.where(inside[:, None], g[None, :] * p * (1.0 + (f - r[None, :])), 0.0)
+    # Not over the middle axis: Triton 3.6 takes that sum for a product and rounds it to TF32.
+    dz = tl.sum(df[:, None, :] * tl.trans(w2)[None, :, :], axis=2)
+    return df, tl.where(y > 0.0, dz, 0.0)
+
+
+@_jit
+def _store_pooled(r_ptr, soft_ptr, b2_ptr, B, b, top, total, weighted):
+    """``r`` and what backward needs of the softmax: its maximum, one over its sum, and ``r - b2``."""
+    j = tl.arange(0, 4)
+    r = weighted / total
+    tl.store(r_ptr + b * 4 + j, r + tl.load(b2_ptr + j).to(tl.float32))
+    tl.store(soft_ptr + b * 4 + j, top)
+    tl.store(soft_ptr + (B + b) * 4 + j, 1.0 / total)
+    tl.store(soft_ptr + (2 * B + b) * 4 + j, r)
+
+
+@_jit
+def project_kernel(
+    x_ptr, w1_ptr, h_ptr, part_ptr, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
+    STORE: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """``h`` of ``run`` tiles and their count, mean and sum of squared deviations, (1 + 2 N, programs)."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    n = tl.arange(0, BLOCK_N)
+    count = 0.0
+    mean = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    squares = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    for q in range(program * run, tl.minimum(program * run + run, all_tiles)):
+        b = (q // tiles).to(tl.int64)
+        p = _pixels(q % tiles, BLOCK_P, WIDE)
+        h = _project(
+            x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION, BLOCK_P, BLOCK_C, BLOCK_N
+        )
+        if STORE:
+            stored = h.to(h_ptr.dtype.element_ty)
+            inside = (p[:, None] < P) & (n[None, :] < N)
+            tl.store(h_ptr + b * P * N + p[:, None] * N + n[None, :], stored, mask=inside)
+            h = stored.to(tl.float32)
+        here = tl.minimum(P - (q % tiles) * BLOCK_P, BLOCK_P).to(tl.float32)
+        mean_here = tl.sum(h, axis=0) / here
+        deviation = tl.where(p[:, None] < P, h - mean_here[None, :], 0.0)
+        step = mean_here - mean
+        share = here / (count + here)  # Chan's rule: no difference of large numbers
+        squares += tl.sum(deviation * deviation, axis=0) + step * step * (count * share)
+        mean += step * share
+        count += here
+    tl.store(part_ptr + program, count)
+    tl.store(part_ptr + (1 + n) * programs + program, mean, mask=n < N)
+    tl.store(part_ptr + (1 + N + n) * programs + program, squares, mask=n < N)
+
+
+@_jit
+def statistics_kernel(part_ptr, b1_ptr, stats_ptr, N, parts, eps, BLOCK_T: tl.constexpr):
+    """One hidden channel: mean of ``h``, one over the deviation, the batch's mean and its unbiased variance."""
+    n = tl.program_id(0)
+    count, mean, squares = 0.0, 0.0, 0.0
+    for first in range(0, parts, BLOCK_T):
+        t = first + tl.arange(0, BLOCK_T)
+        counts = tl.load(part_ptr + t, mask=t < parts, other=0.0)
+        means = tl.load(part_ptr + (1 + n) * parts + t, mask=t < parts, other=0.0)
+        here = tl.sum(counts, axis=0)
+        mean_here = tl.sum(counts * means, axis=0) / here
+        deviation = means - mean_here
+        squares_here = tl.load(part_ptr + (1 + N + n) * parts + t, mask=t < parts, other=0.0)
+        step = mean_here - mean
+        share = here / (count + here)
+        squares += tl.sum(squares_here + counts * deviation * deviation, axis=0) + step * step * (count * share)
+        mean += step * share
+        count += here
+    tl.store(stats_ptr + n, mean)
+    tl.store(stats_ptr + N + n, 1.0 / tl.sqrt_rn(squares / count + eps))
+    tl.store(stats_ptr + 2 * N + n, mean + tl.load(b1_ptr + n).to(tl.float32))
+    tl.store(stats_ptr + 3 * N + n, squares / (count - 1.0))
+
+
+@_jit
+def pool_kernel(
+    x_ptr, w1_ptr, b1_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, w2_ptr, b2_ptr,
+    h_ptr, stats_ptr, part_ptr, r_ptr, soft_ptr, B, P, C, W, N, sb, sc, sh, sw, tiles, run, programs, eps,
+    EVAL: tl.constexpr, LOAD: tl.constexpr, STORE: tl.constexpr, LAST: tl.constexpr,
+    FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Softmax pooling of ``run`` tiles of one image; ``LAST`` where an image has one program and needs no other kernel.
+
+    ``LOAD`` reads ``h``, else it is computed from ``x`` and, with ``STORE``, kept. ``EVAL`` normalizes with the running
+    statistics and leaves them in ``stats`` for backward.
+    """
+    b = (tl.program_id(0) // programs).to(tl.int64)
+    program = tl.program_id(0) % programs
+    n, j = tl.arange(0, BLOCK_N), tl.arange(0, 4)
+    if EVAL:
+        mean = _vector(mean_ptr, n, N) - _vector(b1_ptr, n, N)
+        invstd = 1.0 / tl.sqrt_rn(tl.load(var_ptr + n, mask=n < N, other=1.0).to(tl.float32) + eps)
+        if tl.program_id(0) == 0:
+            tl.store(stats_ptr + n, mean, mask=n < N)
+            tl.store(stats_ptr + N + n, invstd, mask=n < N)
+    else:
+        mean = _vector(stats_ptr, n, N)
+        invstd = _vector(stats_ptr + N, n, N)
+    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _matrix(w2_ptr, n, N)
+    top = tl.full((4,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((4,), dtype=tl.float32)
+    weighted = tl.zeros((4,), dtype=tl.float32)
+    for tile in range(program * run, tl.minimum(program * run + run, tiles)):
+        p = _pixels(tile, BLOCK_P, WIDE)
+        inside = (p[:, None] < P) & (n[None, :] < N)
+        h_tile = h_ptr + b * P * N + p[:, None] * N + n[None, :]
+        if LOAD:
+            h = tl.load(h_tile, mask=inside, other=0.0).to(tl.float32)
+        else:
+            h = _project(
+                x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION, BLOCK_P, BLOCK_C, BLOCK_N
+            )
+            if STORE:
+                tl.store(h_tile, h.to(h_ptr.dtype.element_ty), mask=inside)
+        _, _, _, f = _features(h, mean, invstd, gamma, beta, w2)
+        top_here = tl.maximum(top, tl.max(tl.where(p[:, None] < P, f, float("-inf")), axis=0))
+        e = tl.where(p[:, None] < P, tl.exp(tl.where(p[:, None] < P, f - top_here[None, :], 0.0)), 0.0)
+        shrink = tl.exp(top - top_here)
+        total = total * shrink + tl.sum(e, axis=0)
+        weighted = weighted * shrink + tl.sum(e * f, axis=0)
+        top = top_here
+    if LAST:
+        _store_pooled(r_ptr, soft_ptr, b2_ptr, B, b, top, total, weighted)
+    else:
+        part = part_ptr + tl.program_id(0).to(tl.int64) * 12 + j
+        tl.store(part, top)
+        tl.store(part + 4, total)
+        tl.store(part + 8, weighted)
+
+
+@_jit
+def combine_kernel(part_ptr, b2_ptr, r_ptr, soft_ptr, B, programs, BLOCK_T: tl.constexpr):
+    """One image: ``r`` from the maxima, sums and weighted sums of its programs, (B, programs, 3, 4)."""
+    b = tl.program_id(0).to(tl.int64)
+    j = tl.arange(0, 4)
+    top = tl.full((4,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((4,), dtype=tl.float32)
+    weighted = tl.zeros((4,), dtype=tl.float32)
+    for first in range(0, programs, BLOCK_T):
+        t = first + tl.arange(0, BLOCK_T)
+        inside = t[:, None] < programs
+        part = part_ptr + (b * programs + t[:, None]) * 12 + j[None, :]
+        tops = tl.load(part, mask=inside, other=float("-inf"))
+        top_here = tl.maximum(top, tl.max(tops, axis=0))
+        scale, shrink = tl.exp(tops - top_here[None, :]), tl.exp(top - top_here)
+        total = total * shrink + tl.sum(scale * tl.load(part + 4, mask=inside, other=0.0), axis=0)
+        weighted = weighted * shrink + tl.sum(scale * tl.load(part + 8, mask=inside, other=0.0), axis=0)
+        top = top_here
+    _store_pooled(r_ptr, soft_ptr, b2_ptr, B, b, top, total, weighted)

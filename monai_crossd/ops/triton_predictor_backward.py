@@ -1,0 +1,186 @@
+"""Triton kernels of the predictor's backward; ``triton_predictor`` has the equations, the floors and the symbols.
+
+``parameter_sums_kernel`` takes the sums over pixels that BatchNorm's backward needs before any ``dx`` is known,
+``parameter_gradient_kernel`` adds them up, ``input_gradient_kernel`` writes ``dx`` and partial sums of ``dW1``, and
+``weight_gradient_kernel`` adds those up.
+"""
+
+from __future__ import annotations
+
+from monai_crossd.ops.triton_predictor import (
+    _dot,
+    _feature_gradients,
+    _features,
+    _jit,
+    _matrix,
+    _offsets,
+    _pixels,
+    _project,
+    _vector,
+    tl,
+)
+
+__all__ = ["input_gradient_kernel", "parameter_gradient_kernel", "parameter_sums_kernel", "weight_gradient_kernel"]
+
+
+@_jit
+def parameter_sums_kernel(
+    x_ptr, w1_ptr, h_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, part_ptr,
+    B, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
+    LOAD: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Sums of ``dy``, ``dy xhat`` and the four rows of ``dW2`` over ``run`` tiles, (6, N, programs)."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    n, j = tl.arange(0, BLOCK_N), tl.arange(0, 4)
+    mean, invstd = _vector(stats_ptr, n, N), _vector(stats_ptr + N, n, N)
+    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _matrix(w2_ptr, n, N)
+    sum_dy = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    sum_dy_xhat = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    dw2 = tl.zeros((4, BLOCK_N), dtype=tl.float32)
+    for q in range(program * run, tl.minimum(program * run + run, all_tiles)):
+        b = (q // tiles).to(tl.int64)
+        p = _pixels(q % tiles, BLOCK_P, WIDE)
+        if LOAD:
+            inside = (p[:, None] < P) & (n[None, :] < N)
+            h = tl.load(h_ptr + b * P * N + p[:, None] * N + n[None, :], mask=inside, other=0.0).to(tl.float32)
+        else:
+            h = _project(
+                x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION, BLOCK_P, BLOCK_C, BLOCK_N
+            )
+        xhat, y, z, f = _features(h, mean, invstd, gamma, beta, w2)
+        g = tl.load(dr_ptr + b * 4 + j)
+        df, dy = _feature_gradients(p < P, y, f, g, soft_ptr, B, b, w2)
+        sum_dy += tl.sum(dy, axis=0)
+        sum_dy_xhat += tl.sum(dy * xhat, axis=0)
+        dw2 += tl.sum(df[:, :, None] * z[:, None, :], axis=0)
+    part = part_ptr + n * programs + program
+    tl.store(part, sum_dy, mask=n < N)
+    tl.store(part + N * programs, sum_dy_xhat, mask=n < N)
+    tl.store(part[None, :] + (2 + j[:, None]) * N * programs, dw2, mask=n[None, :] < N)
+
+
+@_jit
+def parameter_gradient_kernel(
+    part_ptr, dr_ptr, stats_ptr, gamma_ptr, sums_ptr, db1_ptr, dgamma_ptr, dbeta_ptr, dw2_ptr, db2_ptr,
+    B, N, parts, TRAINING: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """One hidden channel: the partial sums added up, and all gradients but those of ``W1`` and ``x``."""
+    n = tl.program_id(0)
+    k, j = tl.arange(0, 8), tl.arange(0, 4)
+    parts_sum = tl.zeros((8, BLOCK_T), dtype=tl.float32)  # rows: dy, dy xhat, four of dW2, none
+    for first in range(0, parts, BLOCK_T):
+        t = first + tl.arange(0, BLOCK_T)
+        inside = (k[:, None] < 6) & (t[None, :] < parts)
+        parts_sum += tl.load(part_ptr + (k[:, None] * N + n) * parts + t[None, :], mask=inside, other=0.0)
+    sums = tl.sum(parts_sum, axis=1)  # not within the loop, where Triton 3.6 fails to compile it
+    sum_dy = tl.sum(tl.where(k == 0, sums, 0.0), axis=0)
+    tl.store(sums_ptr + k * N + n, sums, mask=k < 2)
+    tl.store(dbeta_ptr + n, sum_dy)
+    tl.store(dgamma_ptr + n, tl.sum(tl.where(k == 1, sums, 0.0), axis=0))
+    tl.store(dw2_ptr + (k - 2) * N + n, sums, mask=(k >= 2) & (k < 6))
+    if TRAINING:  # the batch's mean takes b1 away again
+        tl.store(db1_ptr + n, 0.0)
+    else:
+        tl.store(db1_ptr + n, sum_dy * tl.load(gamma_ptr + n).to(tl.float32) * tl.load(stats_ptr + N + n))
+    if n == 0:  # the weights of softmax pooling add up to one, and so do p (1 + f - r)
+        db2 = tl.zeros((4,), dtype=tl.float32)
+        for first in range(0, B, BLOCK_T):
+            b = first + tl.arange(0, BLOCK_T)
+            db2 += tl.sum(tl.load(dr_ptr + b[:, None] * 4 + j[None, :], mask=b[:, None] < B, other=0.0), axis=0)
+        tl.store(db2_ptr + j, db2)
+
+
+@_jit
+def input_gradient_kernel(
+    x_ptr, w1_ptr, h_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, sums_ptr,
+    dx_ptr, part_ptr, sum_x_ptr, sum_dh_ptr,
+    B, P, C, W, N, sb, sc, sh, sw, db, dc, dh_stride, dw_stride, tiles, all_tiles, run, blocks,
+    TRAINING: tl.constexpr, LOAD: tl.constexpr, NEED_DX: tl.constexpr, ADD: tl.constexpr, SCALE: tl.constexpr,
+    FLAT: tl.constexpr, FLAT_DX: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """``dx`` of ``run`` tiles and one block of channels; their part of ``dW1``, (programs, N, C), and sums for it.
+
+    In training these are the sums of ``x``, (programs, C), and those of ``dh`` as it was multiplied, (programs, N).
+
+    Without ``LOAD`` all channels are in one block. ``SCALE`` brings ``dh`` to at most 1 before it becomes float16,
+    where the gradients of a large image would vanish. ``ADD`` adds to what ``dx`` holds.
+    """
+    block, program = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    n, j, c = tl.arange(0, BLOCK_N), tl.arange(0, 4), block * BLOCK_C + tl.arange(0, BLOCK_C)
+    mean, invstd = _vector(stats_ptr, n, N), _vector(stats_ptr + N, n, N)
+    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _matrix(w2_ptr, n, N)
+    inside = (n[:, None] < N) & (c[None, :] < C)
+    w1 = tl.load(w1_ptr + n[:, None] * C + c[None, :], mask=inside, other=0.0).to(x_ptr.dtype.element_ty)
+    if TRAINING:
+        pixels = 1.0 * B * P  # B may be a constant here
+        mean_dy, mean_dy_xhat = _vector(sums_ptr, n, N) / pixels, _vector(sums_ptr + N, n, N) / pixels
+    dw1 = tl.zeros((BLOCK_C, BLOCK_N), dtype=tl.float32)
+    sum_x = tl.zeros((BLOCK_C,), dtype=tl.float32)
+    sum_dh = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    for q in range(program * run, tl.minimum(program * run + run, all_tiles)):
+        b = (q // tiles).to(tl.int64)
+        p = _pixels(q % tiles, BLOCK_P, WIDE)
+        on_tile = (p[:, None] < P) & (c[None, :] < C)
+        x = tl.load(x_ptr + b * sb + _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), mask=on_tile, other=0.0)
+        if LOAD:
+            in_h = (p[:, None] < P) & (n[None, :] < N)
+            h = tl.load(h_ptr + b * P * N + p[:, None] * N + n[None, :], mask=in_h, other=0.0).to(tl.float32)
+        else:
+            h = _dot(x, tl.trans(w1), PRECISION)
+        xhat, y, _, f = _features(h, mean, invstd, gamma, beta, w2)
+        g = tl.load(dr_ptr + b * 4 + j)
+        _, dy = _feature_gradients(p < P, y, f, g, soft_ptr, B, b, w2)
+        if TRAINING:
+            dy = dy - mean_dy[None, :] - xhat * mean_dy_xhat[None, :]
+        dh = tl.where(p[:, None] < P, dy * (gamma * invstd)[None, :], 0.0)
+        size = 1.0
+        if SCALE:
+            size = tl.max(tl.max(tl.abs(dh), axis=1), axis=0)
+            size = tl.where(size > 0.0, size, 1.0)
+            dh = dh / size
+        dh = dh.to(x.dtype)
+        dw1 += _dot(tl.trans(x), dh, PRECISION) * size
+        if TRAINING:
+            sum_x += tl.sum(x.to(tl.float32), axis=0)
+            sum_dh += tl.sum(dh.to(tl.float32), axis=0) * size
+        if NEED_DX:
+            dx = _dot(dh, w1, PRECISION) * size
+            dx_tile = dx_ptr + b * db + _offsets(p, c, W, dc, dh_stride, dw_stride, FLAT_DX, WIDE)
+            if ADD:
+                dx += tl.load(dx_tile, mask=on_tile, other=0.0).to(tl.float32)
+            tl.store(dx_tile, dx.to(dx_ptr.dtype.element_ty), mask=on_tile)
+    part = part_ptr + program.to(tl.int64) * N * C + n[None, :] * C + c[:, None]
+    tl.store(part, dw1, mask=(c[:, None] < C) & (n[None, :] < N))
+    if TRAINING:
+        tl.store(sum_x_ptr + program * C + c, sum_x, mask=c < C)
+        if block == 0:
+            tl.store(sum_dh_ptr + program * N + n, sum_dh, mask=n < N)
+
+
+@_jit
+def weight_gradient_kernel(
+    part_ptr, sum_x_ptr, sum_dh_ptr, dw1_ptr, B, P, C, N, parts,
+    TRAINING: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """``dW1`` of one hidden channel and a block of channels.
+
+    In training ``dh`` sums to zero but for rounding, which a mean of ``x`` far from zero would carry into ``dW1``; the
+    sum as it is times the mean of ``x`` takes that away.
+    """
+    n, c = tl.program_id(0), tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    dw1 = tl.zeros((BLOCK_C,), dtype=tl.float32)
+    sum_x = tl.zeros((BLOCK_C,), dtype=tl.float32)
+    sum_dh = 0.0
+    for first in range(0, parts, BLOCK_T):
+        t = first + tl.arange(0, BLOCK_T)
+        inside = (t[:, None] < parts) & (c[None, :] < C)
+        part = part_ptr + (t[:, None].to(tl.int64) * N + n) * C + c[None, :]
+        dw1 += tl.sum(tl.load(part, mask=inside, other=0.0), axis=0)
+        if TRAINING:
+            sum_x += tl.sum(tl.load(sum_x_ptr + t[:, None] * C + c[None, :], mask=inside, other=0.0), axis=0)
+            sum_dh += tl.sum(tl.load(sum_dh_ptr + t * N + n, mask=t < parts, other=0.0), axis=0)
+    if TRAINING:
+        dw1 -= sum_x * (sum_dh / (1.0 * B * P))
+    tl.store(dw1_ptr + n * C + c, dw1, mask=c < C)
