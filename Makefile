@@ -38,7 +38,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed-test
 demo: $(VENV)/.installed
 	@$(BIN)/python -W ignore -m monai.bundle run --bundle_root $(BUNDLE) --config_file $(BUNDLE)/configs/inference.json \
 		--logging_file $(BUNDLE)/configs/logging.conf --dataset_dir $(BUNDLE)/sample --output_dir $(OUTPUT)
-	@echo "Label maps: $(OUTPUT)/*_seg.nii.gz   pictures: $(OUTPUT)/*_preview.png   volumes in mL: $(OUTPUT)/volumes.csv"
+	@echo "Label maps: $(OUTPUT)/*_seg.nii.gz   volumes in mL: $(OUTPUT)/volumes.csv   all on one page: $(OUTPUT)/index.html"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .preview import SavePreviewd
+from .report import write_report
 from .table import SaveStructureVolumesd
 
-__all__ = ["SavePreviewd", "SaveStructureVolumesd"]
+__all__ = ["SavePreviewd", "SaveStructureVolumesd", "write_report"]

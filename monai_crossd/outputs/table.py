@@ -14,7 +14,7 @@ from monai.config import KeysCollection
 from ..data.volumes import PathLike
 from .label_map import LabelMap, LabelMapOutputd
 
-__all__ = ["SaveStructureVolumesd"]
+__all__ = ["SaveStructureVolumesd", "replace_file"]
 
 
 class SaveStructureVolumesd(LabelMapOutputd):
@@ -47,8 +47,8 @@ class SaveStructureVolumesd(LabelMapOutputd):
         self._files[label_map.case] = os.path.abspath(label_map.file)
         self._volumes[label_map.case] = label_map.volumes(self.structures)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        _replace(self.output_dir / "volumes.csv", self._csv())
-        _replace(self.output_dir / "volumes.json", self._json())
+        replace_file(self.output_dir / "volumes.csv", self._csv())
+        replace_file(self.output_dir / "volumes.json", self._json())
 
     def _csv(self) -> str:
         text = io.StringIO()
@@ -71,7 +71,7 @@ class SaveStructureVolumesd(LabelMapOutputd):
         return json.dumps(rows, indent=2) + "\n"
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
