@@ -66,7 +66,8 @@ class _PerImageConv(torch.autograd.Function):
     def forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, form: str) -> Tensor:
         step = _FORMS[form]
         parts = [step.forward(x[part], weight, operator[part], conv) for part in _parts(x, weight, conv, form)]
-        return _joined(parts)
+        y = _joined(parts)
+        return torch.ops.aten._unsafe_view(y, y.shape)  # no view to autograd, so that it may be changed in place
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -113,6 +113,15 @@ def test_an_empty_batch_is_the_empty_part_of_a_full_one(function):
     assert_close(torch.autograd.grad(y.sum(), empty), tuple(torch.zeros_like(part) for part in empty))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_output_may_be_changed_in_place(backend, batch_in):
+    """As residual blocks do."""
+    tensors = inputs()
+    ours = crossd_conv2d(*tensors, 3, backend=backend)
+    ours += 1
+    assert_same(ours.relu_(), (one_by_one(F.conv2d, *tensors) + 1).relu(), *tensors)
+
+
 @pytest.mark.parametrize("frozen", [0, 1, 2])
 @pytest.mark.parametrize("backend", ["grouped", "columns"])
 def test_frozen_inputs(backend, frozen):
