@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 BUNDLE := bundles/hippocampus_mr_segmentation
 OUTPUT ?= demo_output
+BENCH ?= bench_output
 
-.PHONY: help demo test test-all test-triton lint types clean
+.PHONY: help demo bench test test-all test-triton lint types clean
 
 help:
 	@echo "make demo      segment the sample volumes with the trained bundle, see $(OUTPUT)/"
+	@echo "make bench     times beside plain convolutions, see $(BENCH)/"
 	@echo "make test      the test suite without the slow tests"
 	@echo "make test-all  the whole test suite"
 	@echo "make test-triton  the Triton kernels in Triton's interpreter, without a GPU"
@@ -27,7 +29,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+$(VENV)/.installed-bench: $(VENV)/.installed
+	@$(BIN)/python -W ignore -m monai_crossd.benchmark --output_dir $(BENCH)
+
+test: $(VENV)/.installed
 	@$(PIP) -e ".[test]"
 	@touch $@
 
@@ -58,5 +63,5 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(OUTPUT) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(OUTPUT) $(BENCH) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,156 @@
+"""What is timed: layers, networks, and how the cost grows."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from monai.networks.nets import resnet18
+from torch import nn
+
+from monai_crossd.convert import to_3d
+from monai_crossd.layers import CrossDConv
+from monai_crossd.networks import crossd_resnet18
+
+from .literal import LiteralCrossDConv, with_literal_layers
+
+__all__ = ["GROUPS", "Case", "cases", "layer_case"]
+
+#: groups of rows, in the order of the report
+GROUPS = {
+    "layers2d": "Layers on images",
+    "layers3d": "Layers on volumes",
+    "networks": "ResNet-18 on images",
+    "volumes": "ResNet-18 on volumes",
+    "batch": "Cost against the batch",
+    "side": "Cost against the side of the image",
+    "channels": "Cost against the channels",
+}
+
+_PAPER_2D = ((8, 64, 128, 128), (16, 128, 224, 224), (32, 384, 224, 224))
+_PAPER_3D = ((4, 64, 16, 64, 64), (4, 64, 32, 96, 96), (8, 128, 16, 128, 128))
+_SMALL_2D = ((2, 16, 64, 64), (2, 32, 64, 64), (2, 64, 64, 64))
+_SMALL_3D = ((1, 16, 8, 32, 32), (1, 16, 16, 32, 32), (1, 32, 16, 32, 32))
+
+Build = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row.
+
+    Attributes:
+        group: key of :data:`GROUPS`.
+        shape: of the input.
+        competitors: name to what builds the module; the first is what the others are measured against.
+        steps: an optimizer's step belongs to the backward pass.
+        missing: competitors that cannot run here, and why.
+    """
+
+    group: str
+    shape: tuple[int, ...]
+    competitors: Mapping[str, Build]
+    steps: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The shape, as text."""
+        return " x ".join(map(str, self.shape))
+
+
+def cases(groups: Sequence[str], small: bool) -> list[Case]:
+    """The rows of some groups.
+
+    Args:
+        groups: keys of :data:`GROUPS`.
+        small: sizes for a CPU and two minutes; otherwise those of the paper's Table III and of a training step.
+
+    Returns:
+        The cases, in the order of the groups.
+    """
+    outputs = 64 if small else 512
+    base = (2, 32, 32, 32) if small else (16, 128, 56, 56)
+    grown = {"batch": ((0,), (1, 2, 4)), "side": ((2, 3), (0.25, 0.5, 1, 2)), "channels": ((1,), (0.5, 1, 2, 4))}
+    found: list[Case] = []
+    for group in groups:
+        if group == "layers2d":
+            found += [layer_case(group, shape, outputs) for shape in (_SMALL_2D if small else _PAPER_2D)]
+        elif group == "layers3d":
+            found += [layer_case(group, shape, outputs) for shape in (_SMALL_3D if small else _PAPER_3D)]
+        elif group == "networks":
+            shapes = ((8, 3, 224, 224), (64, 1, 64, 64)) if small else ((32, 3, 224, 224), (128, 3, 224, 224))
+            found += [_network_case(shape) for shape in shapes]
+        elif group == "volumes":
+            found += [_volume_case((1, 1, side, side, side)) for side in ((48,) if small else (96, 128))]
+        else:
+            axes, factors = grown[group]
+            for factor in factors:
+                shape = tuple(int(n * factor) if axis in axes else n for axis, n in enumerate(base))
+                found.append(layer_case(group, shape, shape[1]))
+    return found
+
+
+def layer_case(group: str, shape: tuple[int, ...], outputs: int) -> Case:
+    """A 3x3 or 3x3x3 layer on images ``(B, C, H, W)`` or volumes ``(B, C, D, H, W)``."""
+    channels = shape[1]
+
+    def crossd() -> CrossDConv:
+        conv = CrossDConv(channels, outputs, 3, padding=1, bias=False)
+        assert conv.predictor is not None
+        for parameter in conv.predictor[3].parameters():
+            nn.init.normal_(parameter)  # images differ in their shifts, as after training
+        return conv
+
+    if len(shape) == 4:
+        competitors: dict[str, Build] = {
+            "Conv2d": lambda: nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
+            "CrossDConv": crossd,
+            "literal": lambda: LiteralCrossDConv(crossd()),
+        }
+        return Case(group, shape, competitors)
+    competitors = {"Conv3d": lambda: nn.Conv3d(channels, outputs, 3, padding=1, bias=False), "CrossDConv": crossd}
+    missing = {}
+    if importlib.util.find_spec("acsconv") is None:
+        missing["ACSConv"] = "not installed"
+    else:
+        competitors["ACSConv"] = lambda: _acs(channels, outputs)
+    return Case(group, shape, competitors, missing=missing)
+
+
+def _acs(channels: int, outputs: int) -> nn.Module:
+    from acsconv.operators import ACSConv
+
+    return ACSConv(channels, outputs, kernel_size=3, padding=1, bias=False)
+
+
+def _plain(spatial_dims: int, channels: int) -> nn.Module:
+    return resnet18(
+        spatial_dims=spatial_dims,
+        n_input_channels=channels,
+        num_classes=10,
+        shortcut_type="B",
+        bias_downsample=False,
+        conv1_t_stride=2,
+        feed_forward=True,
+    )
+
+
+def _network_case(shape: tuple[int, ...]) -> Case:
+    channels = shape[1]
+    competitors: dict[str, Build] = {
+        "plain": lambda: _plain(2, channels),
+        "Cross-D": lambda: crossd_resnet18(in_channels=channels, num_classes=10),
+        "literal": lambda: with_literal_layers(crossd_resnet18(in_channels=channels, num_classes=10)),
+    }
+    return Case("networks", shape, competitors, steps=True)
+
+
+def _volume_case(shape: tuple[int, ...]) -> Case:
+    competitors: dict[str, Build] = {
+        "plain": lambda: _plain(3, 1),
+        "to_3d": lambda: to_3d(crossd_resnet18(in_channels=1, num_classes=10, lift="aligned")),
+        "Cross-D": lambda: crossd_resnet18(in_channels=1, num_classes=10, lift="aligned"),
+    }
+    return Case("volumes", shape, competitors, steps=True)

@@ -1,0 +1,98 @@
+"""What was timed, as JSON, Markdown and a plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .cases import GROUPS
+from .timing import Timing
+
+__all__ = ["as_markdown", "write_report"]
+
+_SWEEPS = {"batch": ("images", 0), "side": ("side in pixels", 2), "channels": ("channels", 1)}
+
+
+def write_report(folder: Path, timings: Sequence[Timing], run: dict[str, Any]) -> str:
+    """Write ``benchmark.json``, ``benchmark.md`` and ``benchmark.png``.
+
+    Args:
+        folder: made where needed.
+        timings: all rows.
+        run: hardware, versions and arguments.
+
+    Returns:
+        The Markdown.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = as_markdown(timings, run)
+    rows = [timing.as_dict() for timing in timings]
+    (folder / "benchmark.json").write_text(json.dumps({"run": run, "timings": rows}, indent=1) + "\n", encoding="utf-8")
+    (folder / "benchmark.md").write_text(text, encoding="utf-8")
+    _plot(folder / "benchmark.png", timings)
+    return text
+
+
+def as_markdown(timings: Sequence[Timing], run: dict[str, Any]) -> str:
+    """A table per group: each competitor's median in ms with its spread, and its ratio to the first."""
+    lines = [", ".join(f"{key} {value}" for key, value in run.items()), ""]
+    for group, title in GROUPS.items():
+        rows = [timing for timing in timings if timing.group == group]
+        if not rows:
+            continue
+        lines += [f"### {title}", "", "| input | arithmetic | work | competitor | ms (10 %, 90 %) | ratio | MiB |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        for row in rows:
+            lines.append(f"| {row.shape} | {row.setting} | {row.work} | {row.competitor} | {_cells(row, rows)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cells(row: Timing, rows: Sequence[Timing]) -> str:
+    if row.milliseconds is None:
+        return f"{row.error} | | "
+    base = _base(row, rows)
+    ratio = f"{row.milliseconds / base:.2f}" if base else ""
+    memory = f"{row.mebibytes:.0f}" if row.mebibytes is not None else ""
+    return f"{row.milliseconds:.2f} ({row.low:.2f}, {row.high:.2f}) | {ratio} | {memory}"
+
+
+def _base(row: Timing, rows: Sequence[Timing]) -> float | None:
+    """The time of the plain competitor for the same work."""
+    for other in rows:
+        same = (other.shape, other.setting, other.work) == (row.shape, row.setting, row.work)
+        if same and other.competitor in ("Conv2d", "Conv3d", "plain"):
+            return other.milliseconds
+    return None
+
+
+def _plot(file: Path, timings: Sequence[Timing]) -> None:
+    """Ratio to the plain convolution against batch, side and channels."""
+    groups = [group for group in _SWEEPS if any(timing.group == group for timing in timings)]
+    if not groups:
+        return
+    figure = Figure(figsize=(5 * len(groups), 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+        rows = [timing for timing in timings if timing.group == group]
+        label, axis = _SWEEPS[group]
+        curves = dict.fromkeys((row.competitor, row.setting, row.work) for row in rows)
+        for competitor, setting, work in curves:
+            own = [row for row in rows if (row.competitor, row.setting, row.work) == (competitor, setting, work)]
+            points = [
+                (int(row.shape.split(" x ")[axis]), row.milliseconds / base)
+                for row in own
+                if row.milliseconds and (base := _base(row, rows))
+            ]
+            if points and competitor not in ("Conv2d", "plain"):
+                style = "-" if work == "forward" else "--"
+                axes.plot(*zip(*points, strict=True), style, marker="o", label=f"{competitor}, {work}, {setting}")
+        axes.axhline(1, color="gray", linewidth=1)
+        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="time / time of Conv2d", title=GROUPS[group])
+        axes.legend(fontsize=7)
+    figure.savefig(file)
