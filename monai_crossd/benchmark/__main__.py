@@ -73,7 +73,7 @@ def _rows(parser: argparse.ArgumentParser, name: str, small: bool) -> list[Case]
 
 def _run(device: torch.device, options: argparse.Namespace, small: bool) -> dict[str, Any]:
     """What the numbers depend on."""
-    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    cpu = f"{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
     return {
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         "torch": torch.__version__,
