@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("`--device cuda` needs a GPU that torch sees, got none; leave it out to run on the CPU.")
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     small = device.type == "cpu" and not options.full
-    rows = [row for name in options.shapes for row in _rows(parser, name, small)]
+    rows = [row for name in options.shapes for row in _rows(parser, name, small, device)]
     torch.manual_seed(options.seed)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
@@ -52,15 +52,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     parser.add_argument("--repeats", type=int, default=5, help="of every measurement (default: 5)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--full", action="store_true", help="the sizes of a GPU on a CPU too")
+    parser.add_argument("--full", action="store_true", help="full sizes on a CPU too")
     parser.add_argument("--compile", action="store_true", help="time torch.compile besides")
     parser.add_argument("--output_dir", default="bench_output")
     return parser
 
 
-def _rows(parser: argparse.ArgumentParser, name: str, small: bool) -> list[Case]:
+def _rows(parser: argparse.ArgumentParser, name: str, small: bool, device: torch.device) -> list[Case]:
     if name in GROUPS:
-        return cases([name], small)
+        return cases([name], small, device.type)
     sizes = name.split("x")
     if len(sizes) not in (4, 5) or not all(size.isdecimal() and int(size) > 0 for size in sizes):
         parser.error(

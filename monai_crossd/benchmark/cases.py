@@ -33,6 +33,12 @@ _PAPER_3D = ((4, 64, 16, 64, 64), (4, 64, 32, 96, 96), (8, 128, 16, 128, 128))
 _SMALL_2D = ((2, 16, 64, 64), (2, 32, 64, 64), (2, 64, 64, 64))
 _SMALL_3D = ((1, 16, 8, 32, 32), (1, 16, 16, 32, 32), (1, 32, 16, 32, 32))
 
+_NETWORK = {
+    "small": ((1, 3, 96, 96), (2, 1, 32, 32)),
+    "cpu": ((8, 3, 224, 224), (64, 1, 64, 64)),
+    "cuda": ((32, 3, 224, 224), (128, 3, 224, 224)),
+}
+
 Build = Callable[[], nn.Module]
 
 
@@ -46,6 +52,7 @@ class Case:
         competitors: name to what builds the module; the first is what the others are measured against.
         steps: an optimizer's step belongs to the backward pass.
         missing: competitors that cannot run here, and why.
+        needs: bytes that a competitor takes at its peak, where it may be more than there is.
     """
 
     group: str
@@ -53,6 +60,7 @@ class Case:
     competitors: Mapping[str, Build]
     steps: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
+    needs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -60,12 +68,13 @@ class Case:
         return " x ".join(map(str, self.shape))
 
 
-def cases(groups: Sequence[str], small: bool) -> list[Case]:
+def cases(groups: Sequence[str], small: bool, device_type: str = "cuda") -> list[Case]:
     """The rows of some groups.
 
     Args:
         groups: keys of :data:`GROUPS`.
         small: sizes for a CPU and two minutes; otherwise those of the paper's Table III and of a training step.
+        device_type: a training step on a ``"cpu"`` takes other images than one on a GPU.
 
     Returns:
         The cases, in the order of the groups.
@@ -80,8 +89,7 @@ def cases(groups: Sequence[str], small: bool) -> list[Case]:
         elif group == "layers3d":
             found += [layer_case(group, shape, outputs) for shape in (_SMALL_3D if small else _PAPER_3D)]
         elif group == "networks":
-            shapes = ((8, 3, 224, 224), (64, 1, 64, 64)) if small else ((32, 3, 224, 224), (128, 3, 224, 224))
-            found += [_network_case(shape) for shape in shapes]
+            found += [_network_case(shape) for shape in _NETWORK["small" if small else device_type]]
         elif group == "volumes":
             found += [_volume_case((1, 1, side, side, side)) for side in ((48,) if small else (96, 128))]
         else:
@@ -144,7 +152,8 @@ def _network_case(shape: tuple[int, ...]) -> Case:
         "Cross-D": lambda: crossd_resnet18(in_channels=channels, num_classes=10),
         "literal": lambda: with_literal_layers(crossd_resnet18(in_channels=channels, num_classes=10)),
     }
-    return Case("networks", shape, competitors, steps=True)
+    widest = 8 * 512 * 512 * 27 * shape[0]  # complex64 spectra of the widest layer, one an image
+    return Case("networks", shape, competitors, steps=True, needs={"literal": 8 * widest})  # forward and backward: 8
 
 
 def _volume_case(shape: tuple[int, ...]) -> Case:

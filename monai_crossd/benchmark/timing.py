@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -91,6 +92,7 @@ def time_case(case: Case, setting: Setting, device: torch.device, repeats: int) 
         memory: dict[str, float | None] = {}
         for name, build in case.competitors.items():
             with _failures(failed, name):
+                _check_memory(case.needs.get(name, 0), device)
                 run = _prepared(build(), case, setting, device, work)
                 for _ in range(3 if device.type == "cuda" else 1):
                     run()
@@ -176,6 +178,14 @@ def _spread(times: list[float]) -> tuple[float, float, float]:
     ordered = sorted(times)
     last = len(ordered) - 1
     return ordered[round(0.1 * last)], statistics.median(ordered), ordered[round(0.9 * last)]
+
+
+def _check_memory(needed: int, device: torch.device) -> None:
+    """On a CPU the system would end the process, where a GPU raises an error."""
+    if device.type == "cpu" and needed and hasattr(os, "sysconf"):
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > free:
+            raise MemoryError
 
 
 @contextlib.contextmanager

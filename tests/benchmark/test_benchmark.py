@@ -87,6 +87,15 @@ def test_what_fails_does_not_stop_the_rest():
     assert "| CrossDConv | out of memory | | " in report.as_markdown(rows, {})
 
 
+def test_memory_that_is_not_there():
+    """On a CPU the process would be ended by the system."""
+    case = cases.Case(
+        "networks", (1, 1, 4, 4), {"plain": nn.Identity, "literal": nn.Identity}, needs={"literal": 1 << 60}
+    )
+    rows = timing.time_case(case, timing.Setting("float32"), torch.device("cpu"), 1)
+    assert {(row.competitor, row.error) for row in rows} == {("plain", ""), ("literal", "out of memory")}
+
+
 def test_ratios_are_of_one_run():
     rows = [
         timing.Timing("layers2d", "1 x 1", "float32", "forward", name, ms, ms, ms)
