@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .cases import GROUPS
 from .timing import Timing
@@ -94,5 +95,10 @@ def _plot(file: Path, timings: Sequence[Timing]) -> None:
                 axes.plot(*zip(*points, strict=True), style, marker="o", label=f"{competitor}, {work}, {setting}")
         axes.axhline(1, color="gray", linewidth=1)
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="time / time of Conv2d", title=GROUPS[group])
+        axes.set_xticks(sorted({int(row.shape.split(" x ")[axis]) for row in rows}))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        for ticks in (axes.xaxis, axes.yaxis):
+            ticks.set_major_formatter("{x:g}")
+            ticks.set_minor_formatter(NullFormatter())
         axes.legend(fontsize=7)
     figure.savefig(file)
