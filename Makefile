@@ -29,10 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-bench: $(VENV)/.installed
-	@$(BIN)/python -W ignore -m monai_crossd.benchmark --output_dir $(BENCH)
-
-test: $(VENV)/.installed
+$(VENV)/.installed-test: $(VENV)/.installed
 	@$(PIP) -e ".[test]"
 	@touch $@
 
@@ -44,6 +41,9 @@ demo: $(VENV)/.installed
 	@$(BIN)/python -W ignore -m monai.bundle run --bundle_root $(BUNDLE) --config_file $(BUNDLE)/configs/inference.json \
 		--logging_file $(BUNDLE)/configs/logging.conf --dataset_dir $(BUNDLE)/sample --output_dir $(OUTPUT)
 	@echo "Label maps: $(OUTPUT)/*_seg.nii.gz   volumes in mL: $(OUTPUT)/volumes.csv   all on one page: $(OUTPUT)/index.html"
+
+bench: $(VENV)/.installed
+	@$(BIN)/python -W ignore -m monai_crossd.benchmark --output_dir $(BENCH)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow"
