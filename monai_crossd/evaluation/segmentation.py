@@ -49,7 +49,7 @@ def read_scores(folder: str | Path, structures: Sequence[str]) -> SegmentationSc
 def _read(path: Path, classes: int) -> list[dict[str, str]]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give the `output_dir` of a run of evaluate.json.")
-    rows = list(csv.DictReader(path.read_text().splitlines()))
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     found = sum(name.startswith("class") for name in rows[0]) if rows else 0
     if found != classes:
         raise ValueError(f"{path} has {found} classes, but {classes} structures are named; name each of them.")
