@@ -26,6 +26,8 @@ _PIXEL_TOLERANCE = 1e-4
 _POSITION_TOLERANCE, _POSITION_LIMIT_MM = 0.1, 0.1
 #: angle between the stack and the slices' normal, in degrees
 _TILT_TOLERANCE = 0.1
+#: what tells apart the stacks that one series may hold
+_SERIES_WITHIN = ("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers")
 
 
 class Geometry(NamedTuple):
@@ -199,6 +201,3 @@ def _spacing_fault(ordered: Sequence[Slice], heights: NDArray[np.float64]) -> st
             f"the regular grid (tolerance {tolerance:.3f} mm); resample it to even spacing first."
         )
     return None
-
-
-_SERIES_WITHIN = ("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers")
