@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +26,41 @@ def main(arguments: list[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.repeats < 1:
-        parser.error(f"`--repeats` must be positive, got {options.repeats}.")
+        parser.error(f"`--repeats` must be positive, got {options.repeats}; the default is 5.")
+    if not 0 <= options.seed < 2**63:
+        parser.error(f"`--seed` must lie from 0 to 2**63 - 1, got {options.seed}; the default is 0.")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("`--device cuda` needs a GPU that torch sees, got none; leave it out to run on the CPU.")
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     small = device.type == "cpu" and not options.full
-    rows = [row for name in options.shapes for row in _rows(parser, name, small, device)]
+    found = [row for name in options.shapes for row in _rows(parser, name, small, device)]
+    rows = {(row.group, row.shape): row for row in found}.values()  # named twice, timed once
+    folder = Path(options.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"`--output_dir` must be a folder that can be written, got {folder} ({error.strerror}).")
     torch.manual_seed(options.seed)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    work = [(row, setting) for row in rows for setting in settings(device, options.compile)]
+    work = [(row, setting) for row in rows for setting in settings(device, options.compile, row.group)]
     timings = []
-    for row, setting in tqdm(work, desc="Timing"):
-        timings += time_case(row, setting, device, options.repeats)
-    print(write_report(Path(options.output_dir), timings, _run(device, options, small)))
-    print(f"Written to {options.output_dir}: benchmark.json, benchmark.md, benchmark.png")
+    with _two_threads(device):
+        for row, setting in tqdm(work, desc="Timing"):
+            timings += time_case(row, setting, device, options.repeats)
+        print(write_report(folder, timings, _run(device, options, small)))
+    files = [file.name for file in sorted(folder.glob("benchmark.*"))]
+    print(f"Written to {folder}: {', '.join(files)}")
+
+
+@contextlib.contextmanager
+def _two_threads(device: torch.device) -> Iterator[None]:
+    """Two threads on a CPU, so that machines compare; ``OMP_NUM_THREADS`` asks for another number."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(2)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,14 +91,21 @@ def _rows(parser: argparse.ArgumentParser, name: str, small: bool, device: torch
             f"4x64x16x64x64 (volumes), got {name!r}."
         )
     group = "layers2d" if len(sizes) == 4 else "layers3d"
-    return [layer_case(group, tuple(int(size) for size in sizes), 64 if small else 512)]
+    return [layer_case(group, tuple(int(size) for size in sizes), _outputs(small))]
+
+
+def _outputs(small: bool) -> int:
+    """Output channels of the layers, but of those in sweeps, which keep their channels."""
+    return 64 if small else 512
 
 
 def _run(device: torch.device, options: argparse.Namespace, small: bool) -> dict[str, Any]:
     """What the numbers depend on."""
     cpu = f"{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
     return {
+        "device": device.type,
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "monai": monai.__version__,
         "monai_crossd": monai_crossd.__version__,
@@ -83,6 +113,9 @@ def _run(device: torch.device, options: argparse.Namespace, small: bool) -> dict
         "seed": options.seed,
         "repeats": options.repeats,
         "sizes": "small" if small else "full",
+        "layer_outputs": _outputs(small),
+        "compile": options.compile,
+        "shapes": " ".join(options.shapes),
     }
 
 

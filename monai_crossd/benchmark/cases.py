@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -103,6 +104,7 @@ def cases(groups: Sequence[str], small: bool, device_type: str = "cuda") -> list
 def layer_case(group: str, shape: tuple[int, ...], outputs: int) -> Case:
     """A 3x3 or 3x3x3 layer on images ``(B, C, H, W)`` or volumes ``(B, C, D, H, W)``."""
     channels = shape[1]
+    tensors = 2 * 4 * math.prod(shape) // channels * (channels + outputs)  # input, output, their gradients in float32
 
     def crossd() -> CrossDConv:
         conv = CrossDConv(channels, outputs, 3, padding=1, bias=False)
@@ -117,14 +119,16 @@ def layer_case(group: str, shape: tuple[int, ...], outputs: int) -> Case:
             "CrossDConv": crossd,
             "literal": lambda: LiteralCrossDConv(crossd()),
         }
-        return Case(group, shape, competitors)
+        spectra = 8 * 8 * 27 * channels * outputs * shape[0]  # complex64, one an image; forward and backward: 8
+        needs = dict.fromkeys(competitors, tensors) | {"literal": tensors + spectra}
+        return Case(group, shape, competitors, needs=needs)
     competitors = {"Conv3d": lambda: nn.Conv3d(channels, outputs, 3, padding=1, bias=False), "CrossDConv": crossd}
     missing = {}
     if importlib.util.find_spec("acsconv") is None:
         missing["ACSConv"] = "not installed"
     else:
         competitors["ACSConv"] = lambda: _acs(channels, outputs)
-    return Case(group, shape, competitors, missing=missing)
+    return Case(group, shape, competitors, missing=missing, needs=dict.fromkeys(competitors, tensors))
 
 
 def _acs(channels: int, outputs: int) -> nn.Module:

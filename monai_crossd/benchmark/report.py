@@ -20,7 +20,7 @@ _SWEEPS = {"batch": ("images", 0), "side": ("side in pixels", 2), "channels": ("
 
 
 def write_report(folder: Path, timings: Sequence[Timing], run: dict[str, Any]) -> str:
-    """Write ``benchmark.json``, ``benchmark.md`` and ``benchmark.png``.
+    """Write ``benchmark.json``, ``benchmark.md`` and, where there are sweeps, ``benchmark.png``.
 
     Args:
         folder: made where needed.
@@ -42,11 +42,16 @@ def write_report(folder: Path, timings: Sequence[Timing], run: dict[str, Any]) -
 def as_markdown(timings: Sequence[Timing], run: dict[str, Any]) -> str:
     """A table per group: each competitor's median in ms with its spread, and its ratio to the first."""
     lines = [", ".join(f"{key} {value}" for key, value in run.items()), ""]
+    scaled = ", scaled down for a CPU" if run.get("sizes") == "small" else ""
     for group, title in GROUPS.items():
         rows = [timing for timing in timings if timing.group == group]
         if not rows:
             continue
-        lines += [f"### {title}", "", "| input | arithmetic | work | competitor | ms (10 %, 90 %) | ratio | MiB |"]
+        lines += [
+            f"### {title}{scaled}",
+            "",
+            "| input | arithmetic | work | competitor | ms (10 %, 90 %) | ratio | MiB |",
+        ]
         lines += ["|---|---|---|---|---|---|---|"]
         for row in rows:
             lines.append(f"| {row.shape} | {row.setting} | {row.work} | {row.competitor} | {_cells(row, rows)} |")
@@ -76,6 +81,7 @@ def _plot(file: Path, timings: Sequence[Timing]) -> None:
     """Ratio to the plain convolution against batch, side and channels."""
     groups = [group for group in _SWEEPS if any(timing.group == group for timing in timings)]
     if not groups:
+        file.unlink(missing_ok=True)  # that of another run
         return
     figure = Figure(figsize=(5 * len(groups), 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)

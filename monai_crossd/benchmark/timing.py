@@ -8,13 +8,14 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cases import Case
+from .cases import Build, Case
 
 __all__ = ["Setting", "Timing", "settings", "time_case"]
 
@@ -25,13 +26,27 @@ class Setting:
 
     Attributes:
         name: for the table.
-        autocast: to bfloat16, in channels_last.
+        autocast: to bfloat16.
         compiled: through torch.compile.
+        channels_last: channels vary fastest in memory.
+        tf32: the GPU may round what it multiplies to TF32.
     """
 
     name: str
     autocast: bool = False
     compiled: bool = False
+    channels_last: bool = False
+    tf32: bool = True
+
+
+_GPU = (
+    Setting("float32", tf32=False),
+    Setting("float32 channels_last", channels_last=True, tf32=False),
+    Setting("TF32"),
+    Setting("TF32 channels_last", channels_last=True),
+    Setting("bf16", autocast=True),
+    Setting("bf16 channels_last", autocast=True, channels_last=True),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +57,7 @@ class Timing:
         milliseconds: median over the repeats.
         low: 10th percentile.
         high: 90th percentile.
-        mebibytes: peak of device memory with the module's own, None on a CPU.
+        mebibytes: peak of device memory with the module's and the input's own, None on a CPU.
         error: why there is no time.
     """
 
@@ -62,10 +77,21 @@ class Timing:
         return asdict(self)
 
 
-def settings(device: torch.device, compiled: bool) -> list[Setting]:
-    """TF32 and bfloat16 on a GPU, float32 on a CPU; compiled ones besides on request."""
-    plain = [Setting("float32")] if device.type == "cpu" else [Setting("TF32"), Setting("bf16 channels_last", True)]
-    more = [Setting(f"{one.name} compiled", one.autocast, True) for one in plain] if compiled else []
+def settings(device: torch.device, compiled: bool, group: str = "layers2d") -> list[Setting]:
+    """Arithmetic for the rows of a group, float32 on a CPU; compiled besides on request.
+
+    On a GPU layers take float32, TF32 and bfloat16 in both memory formats, networks all but float32, and sweeps, for
+    a plot that can be read, TF32 and bfloat16 in the format that suits each.
+    """
+    if device.type == "cpu":
+        plain = [Setting("float32")]
+    elif group in ("layers2d", "layers3d"):
+        plain = list(_GPU)
+    elif group in ("networks", "volumes"):
+        plain = [one for one in _GPU if one.tf32]
+    else:
+        plain = [one for one in _GPU if one.name in ("TF32", "bf16 channels_last")]
+    more = [replace(one, name=f"{one.name} compiled", compiled=True) for one in plain] if compiled else []
     return plain + more
 
 
@@ -86,45 +112,64 @@ def time_case(case: Case, setting: Setting, device: torch.device, repeats: int) 
         for work in ("forward", "training")
         for name, reason in case.missing.items()
     ]
-    for work in ("forward", "training"):
-        runs: dict[str, Callable[[], None]] = {}
-        failed: dict[str, str] = {}
-        memory: dict[str, float | None] = {}
-        for name, build in case.competitors.items():
-            with _failures(failed, name):
-                _check_memory(case.needs.get(name, 0), device)
-                run = _prepared(build(), case, setting, device, work)
-                for _ in range(3 if device.type == "cuda" else 1):
-                    run()
-                memory[name] = _peak(run, device)
-                runs[name] = run
-            _release(device)
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(repeats):
-            for name, run in runs.items():
-                times[name].append(_once(run, device))
-        for name in case.competitors:
-            row = Timing(case.group, case.label, setting.name, work, name, error=failed.get(name, ""))
-            if name in times:
-                low, middle, high = _spread(times[name])
-                row = Timing(
-                    case.group, case.label, setting.name, work, name, middle, low, high, memory[name], row.error
-                )
-            timings.append(row)
-        del runs
-        _release(device)
+    with _arithmetic(setting):
+        for work in ("forward", "training"):
+            timings += _in_turn(case, setting, device, work, repeats)
+            if device.type == "cuda" or case.steps:
+                _release(device)
     return timings
+
+
+def _in_turn(case: Case, setting: Setting, device: torch.device, work: str, repeats: int) -> list[Timing]:
+    """One work of all competitors: warmed up one after the other, then timed in rounds of one call each."""
+    runs: dict[str, Callable[[], None]] = {}
+    failed: dict[str, str] = {}
+    memory: dict[str, float | None] = {}
+    for name, build in case.competitors.items():
+        with _failures(failed, name):
+            _check_memory(case.needs.get(name, 0), device)
+            runs[name], memory[name] = _warmed_up(build, case, setting, device, work)
+        if name in failed:
+            _release(device)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name in list(runs):
+            with _failures(failed, name):
+                times[name].append(_once(runs[name], device))
+            if name in failed:  # its memory goes to the others
+                del runs[name]
+                _release(device)
+    timings = []
+    for name in case.competitors:
+        row = Timing(case.group, case.label, setting.name, work, name, error=failed.get(name, ""))
+        if name in runs:
+            low, middle, high = _spread(times[name])
+            row = replace(row, milliseconds=middle, low=low, high=high, mebibytes=memory[name])
+        timings.append(row)
+    return timings
+
+
+def _warmed_up(
+    build: Build, case: Case, setting: Setting, device: torch.device, work: str
+) -> tuple[Callable[[], None], float | None]:
+    """What to time, and the memory it takes; nothing is left of it where this fails."""
+    others = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    run = _prepared(build(), case, setting, device, work)
+    for _ in range(3 if device.type == "cuda" else 1):
+        run()
+    return run, _peak(run, device, others)
 
 
 def _prepared(net: nn.Module, case: Case, setting: Setting, device: torch.device, work: str) -> Callable[[], None]:
     """Everything made outside of what is timed."""
     x = torch.randn(case.shape, device=device)
     net = net.to(device).train(work == "training")
-    if setting.autocast:
+    if setting.channels_last:
         last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
         x = x.to(memory_format=last)
-        if x.dim() == 4:
-            net = net.to(memory_format=last)  # type: ignore[call-overload]
+        for parameter in net.parameters():  # a knowledge base has 5 axes on images too, which `net.to` refuses
+            if parameter.dim() == x.dim():
+                parameter.data = parameter.data.to(memory_format=last)
     x.requires_grad_(work == "training" and not case.steps)  # a layer within a network hands its gradient on
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-6) if case.steps else None
     call = torch.compile(net) if setting.compiled else net
@@ -137,14 +182,17 @@ def _prepared(net: nn.Module, case: Case, setting: Setting, device: torch.device
         net.zero_grad(set_to_none=True)
         x.grad = None
         y = forward()
-        y.backward(torch.ones_like(y))
-        if optimizer is not None:
+        if optimizer is None:
+            y.backward(torch.ones_like(y))
+        else:
+            F.cross_entropy(y.float(), labels).backward()
             optimizer.step()
 
     def evaluation() -> None:
         with torch.no_grad():
             forward()
 
+    labels = torch.zeros(len(x), dtype=torch.long, device=device)
     return training if work == "training" else evaluation
 
 
@@ -162,15 +210,14 @@ def _once(run: Callable[[], None], device: torch.device) -> float:
     return begin.elapsed_time(end)
 
 
-def _peak(run: Callable[[], None], device: torch.device) -> float | None:
-    """Peak of memory in MiB over what was there before, the module's parameters not counted twice."""
+def _peak(run: Callable[[], None], device: torch.device, others: int) -> float | None:
+    """Peak of memory in MiB of one call, without the bytes that other competitors hold."""
     if device.type != "cuda":
         return None
-    before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     run()
     torch.cuda.synchronize(device)
-    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    return (torch.cuda.max_memory_allocated(device) - others) / 2**20
 
 
 def _spread(times: list[float]) -> tuple[float, float, float]:
@@ -186,6 +233,22 @@ def _check_memory(needed: int, device: torch.device) -> None:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > free:
             raise MemoryError
+
+
+@contextlib.contextmanager
+def _arithmetic(setting: Setting) -> Iterator[None]:
+    """The backends' switches, put back afterwards; every compiled case compiles anew, for its own sizes."""
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    cudnn = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = setting.tf32
+    torch.backends.cudnn.benchmark = True
+    if setting.compiled:
+        torch.compiler.reset()
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = cudnn
 
 
 @contextlib.contextmanager

@@ -18,10 +18,11 @@ def turned(conv: CrossDConv) -> CrossDConv:
     return conv
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
-def test_the_literal_layer_is_the_papers(size):
-    conv = turned(CrossDConv(4, 6, size, stride=2, padding=1, groups=2, bias=False)).double().eval()
-    x = torch.randn(3, 4, 9, 10).double()
+def test_the_literal_layer_is_the_papers(size, dtype):
+    conv = turned(CrossDConv(4, 6, size, stride=2, padding=1, groups=2, bias=False)).to(dtype).eval()
+    x = torch.randn(3, 4, 9, 10, dtype=dtype)
     y = LiteralCrossDConv(conv)(x)
     r = reference.pooled(conv.predictor, x)
     assert_close(y, reference.cross_d_conv2d(x, conv.weight, r, stride=2, padding=1, groups=2), rtol=1e-5, atol=1e-6)
@@ -41,20 +42,8 @@ def test_what_the_published_layer_has_not(conv):
 
 
 def test_a_run_writes_json_markdown_and_a_plot(tmp_path, capsys):
-    main(
-        [
-            "--device",
-            "cpu",
-            "--repeats",
-            "2",
-            "--shapes",
-            "1x2x8x8",
-            "1x2x4x4x4",
-            "batch",
-            "--output_dir",
-            str(tmp_path),
-        ]
-    )
+    arguments = ["--device", "cpu", "--repeats", "2", "--output_dir", str(tmp_path), "--shapes"]
+    main([*arguments, "1x2x8x8", "1x2x4x4x4", "batch"])
     content = json.loads((tmp_path / "benchmark.json").read_text())
     assert content["run"]["torch"] == torch.__version__ and content["run"]["seed"] == 0
     timings = content["timings"]
@@ -64,6 +53,19 @@ def test_a_run_writes_json_markdown_and_a_plot(tmp_path, capsys):
     text = (tmp_path / "benchmark.md").read_text()
     assert text in capsys.readouterr().out and "| 1 x 2 x 8 x 8 | float32 | forward | Conv2d |" in text
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_run_without_sweeps_leaves_no_plot(tmp_path, capsys, monkeypatch):
+    (tmp_path / "benchmark.png").write_bytes(b"of another run")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    threads = torch.get_num_threads()
+    main(["--device", "cpu", "--repeats", "1", "--output_dir", str(tmp_path), "--shapes", "1x1x4x4", "1x1x4x4"])
+    assert "Written to" in (out := capsys.readouterr().out) and out.endswith("benchmark.json, benchmark.md\n")
+    assert "### Layers on images, scaled down for a CPU" in out and not (tmp_path / "benchmark.png").exists()
+    content = json.loads((tmp_path / "benchmark.json").read_text())
+    assert len(content["timings"]) == 6  # three competitors, two works, named twice
+    assert content["run"]["threads"] == 2 and torch.get_num_threads() == threads
+    assert content["run"]["layer_outputs"] == 64 and content["run"]["shapes"] == "1x1x4x4 1x1x4x4"
 
 
 @pytest.mark.parametrize("group", cases.GROUPS)
@@ -87,6 +89,99 @@ def test_what_fails_does_not_stop_the_rest():
     assert "| CrossDConv | out of memory | | " in report.as_markdown(rows, {})
 
 
+def test_what_fails_when_timed_does_not_stop_the_rest():
+    class Late(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls == 3:  # after the warm-up
+                raise torch.OutOfMemoryError
+            return x
+
+    case = cases.Case("layers2d", (1, 1, 4, 4), {"Conv2d": nn.Identity, "CrossDConv": Late})
+    rows = timing.time_case(case, timing.Setting("float32"), torch.device("cpu"), 3)
+    assert {(row.competitor, row.error) for row in rows} == {("Conv2d", ""), ("CrossDConv", "out of memory")}
+    assert all((row.milliseconds is None) == (row.competitor == "CrossDConv") for row in rows)
+
+
+@pytest.mark.parametrize("setting", timing.settings(torch.device("cuda"), False), ids=lambda setting: setting.name)
+@pytest.mark.parametrize("shape", [(2, 2, 8, 8), (1, 2, 4, 4, 4)])
+def test_every_arithmetic_of_a_gpu_runs(setting, shape):
+    """A knowledge base has five axes, the images beside it four."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    case = cases.layer_case("layers2d", shape, 4)
+    rows = timing.time_case(case, setting, torch.device("cpu"), 1)
+    assert {row.error for row in rows} <= {"", "not installed"} and {row.setting for row in rows} == {setting.name}
+    assert before == (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
+    )
+
+
+def test_arithmetic_reaches_the_layers():
+    seen = []
+
+    class Look(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x):
+            y = self.conv(x)
+            last = {tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (x, self.conv.weight)}
+            seen.append((y.dtype, last, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            return y
+
+    case = cases.Case("layers2d", (2, 2, 8, 8), {"Conv2d": Look})
+    for setting in timing.settings(torch.device("cuda"), False):
+        seen.clear()
+        timing.time_case(case, setting, torch.device("cpu"), 1)
+        dtype = torch.bfloat16 if setting.name.startswith("bf16") else torch.float32
+        tf32 = not setting.name.startswith("float32")
+        assert seen == [(dtype, {"channels_last" in setting.name}, tf32, tf32)] * 4  # two works, a warm-up each
+
+
+@pytest.mark.parametrize(("group", "count"), [("layers2d", 6), ("volumes", 4), ("side", 2)])
+def test_settings_of_a_gpu(group, count):
+    names = [setting.name for setting in timing.settings(torch.device("cuda"), True, group)]
+    assert len(names) == 2 * count and {"TF32", "bf16 channels_last", "TF32 compiled"} <= set(names)
+    assert [setting.name for setting in timing.settings(torch.device("cpu"), False, group)] == ["float32"]
+
+
+def test_compiled_modules_are_compiled_anew(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))
+    monkeypatch.setattr(torch, "compile", lambda net: calls.append("compile") or net)
+    case = cases.Case("layers2d", (1, 1, 4, 4), {"Conv2d": nn.Identity})
+    timing.time_case(case, timing.Setting("float32 compiled", compiled=True), torch.device("cpu"), 1)
+    assert calls == ["reset", "compile", "compile"]  # forward and training
+
+
+def test_a_training_step_takes_the_gradient_of_a_loss():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    expected = [parameter.detach().clone() for parameter in net.parameters()]
+    case = cases.Case("networks", (2, 1, 2, 2), {"plain": lambda: net}, steps=True)
+    torch.manual_seed(1)
+    timing._prepared(net, case, timing.Setting("float32"), torch.device("cpu"), "training")()
+    torch.manual_seed(1)
+    y = nn.functional.linear(torch.randn(2, 1, 2, 2).flatten(1), *(w.requires_grad_() for w in expected))
+    gradients = torch.autograd.grad((y.logsumexp(1) - y[:, 0]).mean(), expected)
+    for parameter, w, gradient in zip(net.parameters(), expected, gradients, strict=True):
+        assert_close(parameter.grad, gradient)
+        assert_close(parameter, w - 1e-6 * gradient)
+        assert not torch.equal(parameter, w)  # a small step, but one
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_memory_on_a_gpu_is_the_competitors_own():
+    case = cases.layer_case("layers2d", (2, 8, 32, 32), 16)
+    rows = timing.time_case(case, timing.Setting("TF32"), torch.device("cuda"), 2)
+    own = (2 * 8 * 32 * 32 + 2 * 16 * 32 * 32 + 16 * 8 * 9) * 4 / 2**20  # input, output, kernel
+    assert all(row.error == "" and row.milliseconds > 0 and row.mebibytes >= own for row in rows)
+
+
 def test_memory_that_is_not_there():
     """On a CPU the process would be ended by the system."""
     case = cases.Case(
@@ -107,7 +202,9 @@ def test_ratios_are_of_one_run():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--repeats", "0"], "`--repeats` must be positive, got 0."),
+        (["--repeats", "0"], "`--repeats` must be positive, got 0; the default is 5."),
+        (["--seed", "-1"], "`--seed` must lie from 0 to 2**63 - 1, got -1; the default is 0."),
+        (["--output_dir", __file__], "`--output_dir` must be a folder that can be written, got"),
         (["--shapes", "layers4d"], "`--shapes` must be groups (layers2d, layers3d"),
         (["--shapes", "1x2x3"], "got '1x2x3'"),
         (["--shapes", "1x0x3x3"], "got '1x0x3x3'"),
