@@ -15,7 +15,7 @@ from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from numpy.typing import NDArray
 
-from .series import Series, is_dicom, one_series, source_tags
+from .series import Series, is_dicom, is_series_path, one_series, source_tags
 from .stack import Geometry, check_series
 from .volumes import NIFTI, OTHERS, PathLike, VolumeError, suffix
 
@@ -67,7 +67,7 @@ class SimpleITKReader(ImageReader):
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Whether a name looks like something that this reader reads; DICOM needs no suffix."""
         return all(
-            Path(name).is_dir() or Path(name).parent.is_dir() or suffix(name) in (*NIFTI, *OTHERS) or is_dicom(name)
+            Path(name).is_dir() or is_series_path(name) or suffix(name) in (*NIFTI, *OTHERS) or is_dicom(name)
             for name in ensure_tuple(filename)
         )
 
@@ -148,7 +148,7 @@ def _volume(series: Series, geometry: Geometry) -> sitk.Image:
     image.SetOrigin(geometry.origin.tolist())
     image.SetSpacing(geometry.spacing.tolist())
     image.SetDirection(geometry.direction.ravel().tolist())
-    return image if geometry.tilt == 0 or _is_regular(geometry) else _untilted(image, geometry)
+    return image if _is_regular(geometry) else _untilted(image, geometry)
 
 
 def _is_regular(geometry: Geometry) -> bool:

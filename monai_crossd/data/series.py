@@ -12,7 +12,7 @@ from pydicom.errors import InvalidDicomError
 
 from .volumes import PathLike, Paths, VolumeError, as_list
 
-__all__ = ["Series", "Slice", "find_series", "is_dicom", "one_series", "series_path", "source_tags"]
+__all__ = ["Series", "Slice", "find_series", "is_dicom", "is_series_path", "one_series", "series_path", "source_tags"]
 
 _PREFIX = "series_"
 
@@ -125,6 +125,12 @@ def series_path(series: Series) -> str:
     return os.path.join(series.folder, _PREFIX + series.uid.replace(".", "_"))
 
 
+def is_series_path(path: PathLike) -> bool:
+    """Whether a name is one that :func:`series_path` gives, of a folder that is there."""
+    named = Path(path)
+    return named.name.startswith(_PREFIX) and not named.exists() and named.parent.is_dir()
+
+
 def one_series(paths: Paths, series_uid: str | None = None) -> Series:
     """The one series that files or a folder hold.
 
@@ -139,7 +145,7 @@ def one_series(paths: Paths, series_uid: str | None = None) -> Series:
         VolumeError: if there is none, if there are several and none was chosen, or the one chosen is not there.
     """
     where = Path(as_list(paths)[0])
-    if where.name.startswith(_PREFIX) and not where.exists():
+    if is_series_path(where):
         paths, series_uid = where.parent, where.name.removeprefix(_PREFIX).replace("_", ".")
     series = find_series(paths)
     listing = "; ".join(map(str, series))

@@ -149,6 +149,18 @@ def test_mixed_lists_are_refused(tmp_path):
         load([tmp_path / "a.nii", tmp_path / "b.nii"])
 
 
+def test_names_that_it_reads(tmp_path):
+    """What MONAI asks where it chooses the reader itself."""
+    made.write_series(tmp_path)
+    (tmp_path / "no_suffix").write_bytes(next(tmp_path.glob("*.dcm")).read_bytes())
+    (tmp_path / "photo.png").write_bytes(b"png")
+    reader = SimpleITKReader()
+    for name in ("", "no_suffix", "a.nii.gz", "a.NRRD", "a.mha", "series_1_2"):
+        assert reader.verify_suffix(tmp_path / name)
+    assert not reader.verify_suffix(tmp_path / "photo.png")
+    assert not reader.verify_suffix([tmp_path / "a.nii", tmp_path / "photo.png"])
+
+
 def test_modality(tmp_path):
     made.write_series(tmp_path)
     assert load(tmp_path, modality="CT").shape == made.SHAPE
