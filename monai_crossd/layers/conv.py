@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from monai_crossd.ops import (
     LIFTS,
+    conv_with_operator,
     crossd_conv2d,
     crossd_conv_transpose2d,
     lifted_kernel,
+    runs_fused,
     shifted_kernels,
 )
 
@@ -201,12 +203,23 @@ class CrossDConv(_CrossDConvNd):
             x = self._pad(x, self._edges)
             kernel = self.weight[:, :, 0]
             return F.conv2d(x, kernel, self.bias, self.stride, self._zero_padding, self.dilation, self.groups)
+        if not torch.jit.is_scripting():
+            if runs_fused(x, self.weight) and type(predictor[1]) is nn.BatchNorm2d:
+                y = self._fused(x)
+                return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
         s = predictor(x)
         x = self._pad(x, self._edges)
         y = crossd_conv2d(
             x, self.weight, s, self.kernel_size[0], self.stride, self._zero_padding, self.dilation, self.groups
         )
         return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+
+    @torch.jit.unused
+    def _fused(self, x: Tensor) -> Tensor:
+        assert self.predictor is not None
+        operator = self.predictor.fused_operator(x, self.kernel_size[0])
+        x = self._pad(x, self._edges)
+        return conv_with_operator(x, self.weight, operator, self.stride, self._zero_padding, self.dilation, self.groups)
 
     def _forward_volumes(self, x: Tensor) -> Tensor:
         stride, dilation = self._cube(self.stride, "stride"), self._cube(self.dilation, "dilation")

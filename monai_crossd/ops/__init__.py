@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from .conv import crossd_conv2d, crossd_conv_transpose2d
+from .conv import conv_with_operator, crossd_conv2d, crossd_conv_transpose2d, runs_fused
 from .lift import LIFTS, depth_profile, knowledge_base, lifted_kernel, unlifted_kernel
 from .shift import rest_kernel, rotation_to_shift, shift_operator, shifted_kernels, softmax_pool
 
 __all__ = [
     "LIFTS",
+    "conv_with_operator",
     "crossd_conv2d",
     "crossd_conv_transpose2d",
     "depth_profile",
@@ -15,6 +16,7 @@ __all__ = [
     "lifted_kernel",
     "rest_kernel",
     "rotation_to_shift",
+    "runs_fused",
     "shift_operator",
     "shifted_kernels",
     "softmax_pool",

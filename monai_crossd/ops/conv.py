@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .availability import available
 from .per_image import ConvArguments, conv_per_image, grouped_conv
 from .shift import shift_operator, shifted_kernels
 
-__all__ = ["crossd_conv2d", "crossd_conv_transpose2d"]
+__all__ = ["conv_with_operator", "crossd_conv2d", "crossd_conv_transpose2d", "runs_fused"]
 
 
 def _backend(backend: str, pixels: int, kernel_size: int) -> str:
@@ -27,6 +28,18 @@ def _backend(backend: str, pixels: int, kernel_size: int) -> str:
     if backend == "auto":
         return "columns" if pixels < 2 * kernel_size**3 else "grouped"
     return backend
+
+
+@torch.jit.ignore
+def runs_fused(x: Tensor, weight: Tensor) -> bool:
+    """Whether a layer on images ``x`` runs on the fused kernels of predictor, operator and convolution.
+
+    They need a GPU and Triton, and real tensors: graphs that leave Python keep to torch's own operators.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        return False
+    kinds = (torch.float32, torch.float16, torch.bfloat16)
+    return available(x) and x.dtype in kinds and weight.dtype in kinds and len(x) > 0
 
 
 def crossd_conv2d(
@@ -66,7 +79,8 @@ def crossd_conv2d(
     chosen = _backend(backend, h_out * w_out, kernel_size)
     if not torch.jit.is_scripting():
         if chosen == "triton":
-            return _triton(x, weight, s, ConvArguments(stride, padding, dilation, groups=groups))
+            operator = shift_operator(s, kernel_size).float()
+            return conv_with_operator(x, weight, operator, stride, padding, dilation, groups)
         if chosen != "unfold" and len(x) > 0:
             if groups > 1:
                 if backend == "columns":
@@ -143,8 +157,38 @@ def _eager(x: Tensor, weight: Tensor, s: Tensor, arguments: ConvArguments, form:
     return conv_per_image(x, weight, operator, arguments, form)
 
 
-def _triton(x: Tensor, weight: Tensor, s: Tensor, conv: ConvArguments) -> Tensor:
-    from .fused_conv import fused_conv2d  # registers operators, which takes longer than all other imports here
+def conv_with_operator(
+    x: Tensor,
+    weight: Tensor,
+    operator: Tensor,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """:func:`crossd_conv2d` on fused kernels, from shift operators instead of shifts.
 
-    operator = shift_operator(s, weight.shape[-1]).float()
-    return fused_conv2d(x, weight, operator, conv.stride, conv.padding, conv.dilation, conv.groups)
+    Args:
+        x: ``(B, C_in, H, W)``.
+        weight: knowledge base ``U`` of shape ``(C_out, C_in/groups, K, K, K)``.
+        operator: ``(B, K*K, K*K*K)``, float32.
+        stride: in pixels, per axis.
+        padding: in pixels, per axis, on both sides.
+        dilation: in pixels, per axis.
+        groups: of every image's own convolution.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)`` in the dtype of ``x``, or that of autocast, and in the memory format of ``x``.
+
+    Raises:
+        RuntimeError: where the kernels cannot run.
+        ValueError: for shapes or dtypes that do not fit.
+    """
+    from . import fused_conv  # registers operators, which takes longer than all other imports here
+
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    if torch.compiler.is_compiling():
+        return fused_conv.fused_conv2d(x, weight, operator, stride, padding, dilation, groups)
+    fused_conv.check(x, weight, operator, stride, padding, dilation, groups)
+    return conv_per_image(x, weight, operator, ConvArguments(stride, padding, dilation, groups=groups), "triton")

@@ -6,25 +6,18 @@ backward pass, which mixes them again. ``triton_conv`` counts what it moves. Tri
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["BUDGET", "available", "fused_conv2d"]
+from .availability import available
+
+__all__ = ["BUDGET", "backward", "check", "forward", "fused_conv2d"]
 
 BUDGET = 256 * 2**20  # bytes of kernels held at once, except for one image's; larger batches run in chunks
-_TRITON = importlib.util.find_spec("triton") is not None
-_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 _ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups"
-
-
-def available(x: Tensor) -> bool:
-    """Whether the kernels run on ``x``: Triton is installed and ``x`` on a GPU, or Triton's interpreter is on."""
-    return _TRITON and (x.is_cuda or _INTERPRETED)
 
 
 def fused_conv2d(
@@ -59,11 +52,12 @@ def fused_conv2d(
     """
     if torch.is_autocast_enabled(x.device.type):  # here and not in the op, whose rule could name one fixed dtype only
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    _check(x, U, M, stride, padding, dilation, groups)
+    check(x, U, M, stride, padding, dilation, groups)
     return torch.ops.monai_crossd.fused_conv2d(x, U, M, stride, padding, dilation, groups)
 
 
-def _check(x, U, M, stride, padding, dilation, groups: int) -> None:
+def check(x, U, M, stride, padding, dilation, groups: int) -> None:
+    """Refuse what the kernels cannot take."""
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
     if not available(x):
         raise RuntimeError(f"`fused_conv2d` needs Triton and a GPU, got `x` on {x.device}; choose backend 'grouped'.")
@@ -88,6 +82,11 @@ def _output_size(x: Tensor, U: Tensor, stride, padding, dilation) -> tuple[int, 
     return h, w
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    """Images whose channels lie side by side: reading others takes the kernels up to seven times as long."""
+    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
 def _empty(x: Tensor, c: int, h: int, w: int) -> Tensor:
     """An image tensor of another size, in the memory format of ``x``."""
     channels_last = x.stride(1) == 1 and x.stride(3) != 1
@@ -103,14 +102,12 @@ def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
     return (slice(first, first + images) for first in range(0, x.shape[0], images))
 
 
-@torch.library.custom_op(
-    "monai_crossd::fused_conv2d", mutates_args=(), schema=f"(Tensor x, Tensor U, Tensor M, {_ARGUMENTS}) -> Tensor"
-)
-def _forward(x, U, M, stride, padding, dilation, groups):
+def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
+    """What the operator does, without its dispatch."""
     from . import triton_launch as kernels
 
     y = _empty(x, U.shape[0], *_output_size(x, U, stride, padding, dilation))
-    U, M = U.contiguous(), M.contiguous()
+    x, U, M = _channels_last(x), U.contiguous(), M.contiguous()
     h, w = (kernels.forward_axis(stride[i], padding[i], dilation[i], U.shape[2]) for i in (0, 1))
     with torch.cuda.device_of(x):
         for part in _chunks(x, U):
@@ -118,23 +115,13 @@ def _forward(x, U, M, stride, padding, dilation, groups):
     return y
 
 
-@_forward.register_fake
-def _(x, U, M, stride, padding, dilation, groups):
-    return _empty(x, U.shape[0], *_output_size(x, U, stride, padding, dilation))
-
-
-@torch.library.custom_op(
-    "monai_crossd::fused_conv2d_backward",
-    mutates_args=(),
-    schema=f"(Tensor dy, Tensor x, Tensor U, Tensor M, {_ARGUMENTS}, bool[] need) -> (Tensor, Tensor, Tensor)",
-)
-def _backward(dy, x, U, M, stride, padding, dilation, groups, need):
-    """Gradients to ``x``, ``U`` and ``M``; those not needed are empty."""
+def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
     from . import triton_launch as kernels
 
     dx, dU, dM = _empty_grads(x, U, M, need)
     dU = dU.zero_() if x.shape[0] == 0 else dU
-    dy, U, M = dy.to(x.dtype), U.contiguous(), M.contiguous()
+    dy, x, U, M = _channels_last(dy.to(x.dtype)), _channels_last(x), U.contiguous(), M.contiguous()
     size = U.shape[2]
     rows, columns = (kernels.input_grad_axes(stride[i], padding[i], dilation[i], size) for i in (0, 1))
     with torch.cuda.device_of(x):
@@ -162,6 +149,17 @@ def _empty_grads(x: Tensor, U: Tensor, M: Tensor, need: list[bool]) -> tuple[Ten
         torch.empty(U.shape if need[1] else nothing, dtype=torch.float32, device=U.device),
         torch.empty(M.shape if need[2] else nothing, dtype=torch.float32, device=M.device),
     )
+
+
+_OPERATOR = f"(Tensor x, Tensor U, Tensor M, {_ARGUMENTS}) -> Tensor"
+_GRADIENT = f"(Tensor dy, Tensor x, Tensor U, Tensor M, {_ARGUMENTS}, bool[] need) -> (Tensor, Tensor, Tensor)"
+_forward = torch.library.custom_op("monai_crossd::fused_conv2d", forward, mutates_args=(), schema=_OPERATOR)
+_backward = torch.library.custom_op("monai_crossd::fused_conv2d_backward", backward, mutates_args=(), schema=_GRADIENT)
+
+
+@_forward.register_fake
+def _(x, U, M, stride, padding, dilation, groups):
+    return _empty(x, U.shape[0], *_output_size(x, U, stride, padding, dilation))
 
 
 @_backward.register_fake

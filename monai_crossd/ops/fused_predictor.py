@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_crossd.ops import availability
 from monai_crossd.ops import triton_predictor as forward_kernels
 from monai_crossd.ops import triton_predictor_backward as backward_kernels
 
-__all__ = ["available", "fused_pool", "pool_gradients"]
+__all__ = ["available", "fused_pool", "pool", "pool_gradients"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -52,9 +53,7 @@ def _interpreted() -> bool:
 
 def available(x: Tensor) -> bool:
     """Whether the kernels can take ``x``: Triton is there, ``x`` on CUDA or Triton interpreted, the dtype supported."""
-    if forward_kernels.triton is None or x.dtype not in DTYPES:
-        return False
-    return x.is_cuda or _interpreted()
+    return availability.available(x) and x.dtype in DTYPES
 
 
 def _recomputes(in_channels: int, hidden: int) -> bool:
@@ -124,8 +123,7 @@ def _shape_h(x: Tensor, hidden: int, keep: bool) -> tuple[int, ...]:
     return (x.shape[0], x.shape[2] * x.shape[3], hidden) if kept else (0,)
 
 
-@torch.library.custom_op("monai_crossd::predictor_pool", mutates_args=())
-def _pool(
+def pool(
     x: Tensor, w1: Tensor, b1: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
     gamma: Tensor, beta: Tensor, w2: Tensor, b2: Tensor, training: bool, eps: float, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
@@ -150,6 +148,9 @@ def _pool(
         args = (w1, b1, mean, var, gamma, beta, w2, b2, source, stats, soft)
         modes = {"EVAL": not training, "LOAD": load, "STORE": not training and h.numel() > 0, "eps": eps}
         return _pool_hidden(x, args, hidden, modes), h, stats, soft
+
+
+_pool = torch.library.custom_op("monai_crossd::predictor_pool", pool, mutates_args=())
 
 
 @_pool.register_fake
@@ -285,6 +286,15 @@ def fused_pool(
         RuntimeError: if the kernels cannot take ``x``.
         ValueError: if statistics are missing or one value per channel is to be normalized by itself.
     """
+    check(x, running_mean, running_var, training)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, w1, b1, gamma, beta, w2, b2))
+    r, _, stats, _ = _pool(x, w1, b1, running_mean, running_var, gamma, beta, w2, b2, training, eps, keep)
+    update_statistics(running_mean, running_var, stats, training and x.numel() > 0, momentum)
+    return r
+
+
+def check(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, training: bool) -> None:
+    """Refuse what the kernels cannot take."""
     if not available(x):
         message = f"`x` must be float32, bfloat16 or float16 on CUDA with Triton, got {x.dtype} on {x.device}"
         raise RuntimeError(message + "; use the plain modules.")
@@ -292,10 +302,13 @@ def fused_pool(
         raise ValueError("`running_mean` and `running_var` must be given in eval mode, got None; set `training=True`.")
     if training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
         raise ValueError(f"`x` must have more than one value per channel in training, got shape {tuple(x.shape)}.")
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, w1, b1, gamma, beta, w2, b2))
-    r, _, stats, _ = _pool(x, w1, b1, running_mean, running_var, gamma, beta, w2, b2, training, eps, keep)
-    if training and running_mean is not None and running_var is not None and x.numel() > 0:
+
+
+def update_statistics(
+    running_mean: Tensor | None, running_var: Tensor | None, stats: Tensor, training: bool, momentum: float
+) -> None:
+    """Move the running statistics towards those of the batch, in place."""
+    if training and running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(stats[2].to(running_mean.dtype), momentum)
             running_var.lerp_(stats[3].to(running_var.dtype), momentum)
-    return r

@@ -1,12 +1,13 @@
 """Every image convolved with its own kernel, in eager mode: the autograd function that all such calls go through.
 
 The batch is cut into parts whose temporary tensors stay small, and the backward pass makes them anew, so the kernels of
-a whole batch never stand in memory. Two forms, each a preparation that is cheap and one dense call:
+a whole batch never stand in memory. Three forms, each a preparation that is cheap and one dense call:
 
 - ``grouped``: one kernel per image, ``k = U M^T``; the images of a part are the groups of one convolution.
 - ``columns``: no kernels; ``y = U (M^T columns(x))``, a 1x1 convolution with ``K^3`` instead of ``K^2`` numbers per
   channel. ``K`` times the operations of the convolution, but nothing to form per image: it wins where an image has few
   pixels.
+- ``triton``: one kernel per image, by Triton's kernels; see ``fused_conv``.
 
 ``U`` is the knowledge base, ``M`` the operator of :func:`monai_crossd.ops.shift_operator`.
 """
@@ -45,9 +46,9 @@ def conv_per_image(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArgume
     Args:
         x: images ``(B, C_in, H, W)``.
         weight: ``U``, ``(C_out, C_in/groups, K, K, K)``; transposed: ``(C_in, C_out/groups, K, K, K)``.
-        operator: ``M``, ``(B, K*K, K*K*K)``; all three of one dtype.
+        operator: ``M``, ``(B, K*K, K*K*K)``; all three of one dtype, but for ``"triton"``, which wants float32 here.
         conv: arguments.
-        form: ``"grouped"`` or ``"columns"``; the latter for no transposed convolution and one group.
+        form: ``"grouped"``, or for no transposed convolution ``"triton"``, or with one group besides ``"columns"``.
 
     Returns:
         ``(B, C_out, H_out, W_out)``.
@@ -83,15 +84,16 @@ class _PerImageConv(torch.autograd.Function):
             found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None
         step, needs_x = _FORMS[ctx.form], ctx.needs_input_grad[0]
-        dx, doperator = [], []
-        dweight = torch.zeros(1, device=weight.device)  # float32 at least, so that 16-bit parts add up
+        dx, doperator, dweight = [], [], None
         for part in _parts(x, weight, ctx.conv, ctx.form):
             of_x, of_weight, of_operator = step.backward(dy[part], x[part], weight, operator[part], ctx.conv, needs_x)
-            dweight = dweight + of_weight.flatten()
+            of_weight = of_weight.view(weight.shape)
+            wide = of_weight.float() if of_weight.dtype.itemsize < 4 else of_weight  # so that 16-bit parts add up
+            dweight = wide if dweight is None else dweight + wide
             dx.append(of_x)
             doperator.append(of_operator)
-        dweight = dweight.view(weight.shape).to(weight.dtype)
-        return _joined(dx) if needs_x else None, dweight, _joined(doperator), None, None
+        assert dweight is not None
+        return _joined(dx) if needs_x else None, dweight.to(weight.dtype), _joined(doperator), None, None
 
 
 def _joined(parts: list[Any]) -> Tensor:
@@ -99,7 +101,10 @@ def _joined(parts: list[Any]) -> Tensor:
 
 
 def _parts(x: Tensor, weight: Tensor, conv: ConvArguments, form: str) -> Iterator[slice]:
-    """Cut the batch so that the temporary tensors of a part stay below the budget."""
+    """Cut the batch so that a part's temporary tensors stay below the budget; the fused kernels do so themselves."""
+    if form == "triton":
+        yield slice(0, len(x))
+        return
     budget = _PART.get(x.device.type, _PART["cuda"])
     if form == "columns":
         h, w = _output_size(x, weight.shape[-1], conv)
@@ -198,9 +203,31 @@ def _columns_backward(
     return dx, dweight, doperator
 
 
+# triton --------------------------------------------------------------------------------------------------------------
+
+
+def _triton_forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments) -> Tensor:
+    from . import fused_conv  # registers operators, which takes longer than all other imports here
+
+    return fused_conv.forward(x, weight, operator, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _triton_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, needs_x: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    from . import fused_conv
+
+    need = [needs_x, True, True]
+    return fused_conv.backward(dy, x, weight, operator, conv.stride, conv.padding, conv.dilation, conv.groups, need)
+
+
 class _Form(NamedTuple):
     forward: Callable[..., Tensor]
     backward: Callable[..., tuple[Tensor | None, Tensor, Tensor]]
 
 
-_FORMS = {"grouped": _Form(grouped_conv, _grouped_backward), "columns": _Form(_columns_forward, _columns_backward)}
+_FORMS = {
+    "grouped": _Form(grouped_conv, _grouped_backward),
+    "columns": _Form(_columns_forward, _columns_backward),
+    "triton": _Form(_triton_forward, _triton_backward),
+}

@@ -11,9 +11,10 @@ what                 plain conv2d           this operation, at least      this o
 ===================  =====================  ============================  ================================
 forward bytes        e(BX + BY + NT)        e(BX + BY) + uNS + 4BTS       2eBNT: k written and read
 forward operations   2BYTC/groups           2BYTC/groups + 2BNTS          none
-backward bytes       e(2BX + BY + 2NT)      e(2BX + BY) + 2uNS + 8BTS     4eBNT: k and dk written and read;
-                                                                          eBY: dy read twice; uNS: U read
-                                                                          twice; 8BTSN/128: parts of dM
+backward bytes       e(2BX + BY + 2NT)      e(2BX + BY) + 2uNS + 8BTS     5eBNT: k and dk written, k read
+                                                                          once and dk twice; eBY: dy read
+                                                                          twice; U read by every 64 rows of
+                                                                          dk, mostly from the cache
 backward operations  4BYTC/groups           4BYTC/groups + 4BNTS          2BNTS: k mixed again
 ===================  =====================  ============================  ================================
 
@@ -33,7 +34,7 @@ try:
 except ImportError:  # the module imports everywhere; `fused_conv.available` says where its kernels run
     triton = None
 
-__all__ = ["conv_kernel", "mix_kernel", "unmix_kernel", "wgrad_kernel"]
+__all__ = ["conv_kernel", "mix_kernel", "unmix_m_kernel", "unmix_u_kernel", "wgrad_kernel"]
 
 AXIS = ("mul", "off", "step", "tap", "tap_step", "taps")  # of source pixel and tap, see `triton_launch.Axis`
 
@@ -79,39 +80,48 @@ def mix_kernel(
         k_at += T * n_rows
 
 
-@_jit("batch", "share", "parts")
-def unmix_kernel(
-    u, m, dk, du, dm, n_rows, batch, share, parts,
-    T: tl.constexpr, S: tl.constexpr, NEED_U: tl.constexpr, NEED_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
+@_jit("n_rows", "n_values", "parts")
+def unmix_u_kernel(
+    m, dk, du, n_rows, n_values, parts,
+    T: tl.constexpr, S: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``du[share, n, s] = sum_bt dk[b, t, n] m[b, t, s]``, ``dm[block of n, b, t, s] = sum_n dk[b, t, n] u[n, s]``."""
+    """``du[n, s] = sum_r dk[r, n] m[image and tap of r, s]`` over all rows ``r = (b, part, t)`` of ``dk``."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    t = tl.arange(0, BLOCK_T)[:, None]
-    s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)[None, :]
-    first = tl.program_id(2) * share
-    n_ok = n < n_rows
-    us_ok = n_ok[:, None] & (s < S)
-    ts_ok = (t < T) & (s < S)
-    m_at = m + first * T * S + t * S + s
-    dk_at = dk + first.to(tl.int64) * parts * T * n_rows + t * n_rows + n[None, :]
-    dm_at = dm + (tl.program_id(0).to(tl.int64) * batch + first) * T * S + t * S + s
-    if NEED_M:
-        ut = tl.load(u + n[:, None] * S + s, mask=us_ok, other=0.0).to(tl.float32)  # (BLOCK_N, BLOCK_S), kept
+    s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)
+    n_ok, s_ok = (n < n_values)[None, :], (s < S)[None, :]
     acc = tl.zeros((BLOCK_N, BLOCK_S), tl.float32)
-    for _ in range(first, tl.minimum(first + share, batch)):
-        dkt = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
-        for _part in range(parts):
-            dkt += tl.load(dk_at, mask=(t < T) & n_ok[None, :], other=0.0).to(tl.float32)
-            dk_at += T * n_rows
-        if NEED_U:
-            acc = tl.dot(tl.trans(dkt), tl.load(m_at, mask=ts_ok, other=0.0), acc, input_precision=PRECISION)
-            m_at += T * S
-        if NEED_M:
-            tl.store(dm_at, tl.dot(dkt, ut, input_precision=PRECISION), mask=ts_ok)
-            dm_at += T * S
-    if NEED_U:
-        tl.store(du + tl.program_id(2).to(tl.int64) * n_rows * S + n[:, None] * S + s, acc, mask=us_ok)
+    for first in range(0, n_rows, BLOCK_R):
+        r = first + tl.arange(0, BLOCK_R)
+        r_ok = (r < n_rows)[:, None]
+        row = r // (parts * T) * T + r % T
+        mt = tl.load(m + row[:, None] * S + s[None, :], mask=r_ok & s_ok, other=0.0)
+        at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
+        dkt = tl.load(at, mask=r_ok & n_ok, other=0.0).to(tl.float32)  # (BLOCK_R, BLOCK_N)
+        acc = tl.dot(tl.trans(dkt), mt, acc, input_precision=PRECISION)
+    tl.store(du + n[:, None] * S + s[None, :], acc, mask=(n < n_values)[:, None] & s_ok)
+
+
+@_jit("n_rows", "n_values", "share")
+def unmix_m_kernel(
+    u, dk, dm, n_rows, n_values, share,
+    S: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``dm[share of n, r, s] = sum_n dk[r, n] u[n, s]`` for a block of rows ``r`` of ``dk`` and a share of ``n``."""
+    r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    s = tl.program_id(2) * BLOCK_S + tl.arange(0, BLOCK_S)
+    r_ok, s_ok = (r < n_rows)[:, None], (s < S)[None, :]
+    start = tl.program_id(1) * share
+    acc = tl.zeros((BLOCK_R, BLOCK_S), tl.float32)
+    for first in range(start, tl.minimum(start + share, n_values), BLOCK_N):
+        n = first + tl.arange(0, BLOCK_N)
+        n_ok = n < n_values
+        at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
+        dkt = tl.load(at, mask=r_ok & n_ok[None, :], other=0.0).to(tl.float32)
+        ut = tl.load(u + n[:, None] * S + s[None, :], mask=n_ok[:, None] & s_ok, other=0.0).to(tl.float32)
+        acc = tl.dot(dkt, ut, acc, input_precision=PRECISION)
+    dm_at = dm + (tl.program_id(1).to(tl.int64) * n_rows + r[:, None]) * S + s[None, :]
+    tl.store(dm_at, acc, mask=r_ok & s_ok)
 
 
 @_jit("n_pix", "x_h", "x_w", *(f"{name}_{axis}" for name in AXIS for axis in "hw"))

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from monai_crossd.ops import fused_conv, shift_operator, triton_conv
-from monai_crossd.ops.fused_conv import available, fused_conv2d
+from monai_crossd.ops import availability, fused_conv, shift_operator, triton_conv
+from monai_crossd.ops.availability import available
+from monai_crossd.ops.fused_conv import fused_conv2d
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -346,7 +347,7 @@ def test_errors_say_what_does_not_fit(change, message):
 
 def test_without_triton(monkeypatch):
     """The module of kernels imports, and the error names another way."""
-    monkeypatch.setattr(fused_conv, "_TRITON", False)
+    monkeypatch.setattr(availability, "_TRITON", False)
     monkeypatch.setitem(sys.modules, "triton", None)
     spec = importlib.util.spec_from_file_location("kernels_without_triton", triton_conv.__file__)
     module = importlib.util.module_from_spec(spec)

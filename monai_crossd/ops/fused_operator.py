@@ -1,0 +1,76 @@
+"""From the predictor's four numbers to the shift operator as one differentiable operator on Triton kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import triton_operator as kernels
+
+__all__ = ["backward", "forward", "fused_shift_operator"]
+
+BLOCK = 256  # entries of an operator at a time: all 243 of K = 3
+
+
+def fused_shift_operator(r: Tensor, kernel_size: int) -> Tensor:
+    """``shift_operator(rotation_to_shift(r), kernel_size)`` in one launch.
+
+    Args:
+        r: ``(B, 4)``, float32, on a device that Triton runs on.
+        kernel_size: ``K``.
+
+    Returns:
+        ``(B, K*K, K*K*K)`` in float32.
+    """
+    return _operator(r, kernel_size)
+
+
+def forward(r: Tensor, kernel_size: int) -> Tensor:
+    """What the operator does, without its dispatch."""
+    operator = _empty(r, kernel_size)
+    if len(r) > 0:
+        with torch.cuda.device_of(r):
+            kernels.operator_kernel[(len(r),)](r.contiguous(), operator, K=kernel_size, BLOCK=BLOCK)
+    return operator
+
+
+def _empty(r: Tensor, kernel_size: int) -> Tensor:
+    return r.new_empty((r.shape[0], kernel_size**2, kernel_size**3))
+
+
+def backward(grad: Tensor, r: Tensor, kernel_size: int) -> Tensor:
+    """Gradient to ``r``, without the operator's dispatch."""
+    dr = torch.empty_like(r, memory_format=torch.contiguous_format)
+    if len(r) > 0:
+        with torch.cuda.device_of(r):
+            kernels.operator_grad_kernel[(len(r),)](r.contiguous(), grad.contiguous(), dr, K=kernel_size, BLOCK=BLOCK)
+    return dr
+
+
+_operator = torch.library.custom_op("monai_crossd::shift_operator", forward, mutates_args=())
+_operator.register_fake(_empty)
+_operator_backward = torch.library.custom_op("monai_crossd::shift_operator_backward", backward, mutates_args=())
+
+
+@_operator_backward.register_fake
+def _(grad: Tensor, r: Tensor, kernel_size: int) -> Tensor:
+    return torch.empty_like(r, memory_format=torch.contiguous_format)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+    r, ctx.kernel_size = inputs
+    ctx.save_for_backward(r)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return _operator_backward(grad, *ctx.saved_tensors, ctx.kernel_size), None
+
+
+def _refuse(ctx: Any, *_: Any) -> None:
+    raise RuntimeError("`fused_shift_operator` has no second derivative; choose `shift_operator`, which has.")
+
+
+_operator.register_autograd(_differentiate, setup_context=_save)
+_operator_backward.register_autograd(_refuse)

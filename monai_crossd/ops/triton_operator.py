@@ -1,0 +1,107 @@
+"""Triton kernels from the predictor's four numbers to the shift operator, an image a program.
+
+``shift`` has the equations.
+
+Moved, in float32: ``4 B`` numbers read and ``B K^5`` written, backward the other way round.
+"""
+
+from __future__ import annotations
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # the kernels below are then functions that nobody calls
+    triton = tl = None
+
+__all__ = ["operator_grad_kernel", "operator_kernel"]
+
+_jit = triton.jit if triton is not None else lambda function: function
+
+
+@_jit
+def _axis_and_angle(r_ptr, b):
+    """``v``, its norm, ``k = v / (norm + 1e-8)`` and ``tanh(r[3])``."""
+    v0, v1, v2 = tl.load(r_ptr + b * 4), tl.load(r_ptr + b * 4 + 1), tl.load(r_ptr + b * 4 + 2)
+    norm = tl.sqrt_rn(v0 * v0 + v1 * v1 + v2 * v2)
+    scale = 1.0 / (norm + 1e-8)
+    e = tl.exp(-2.0 * tl.abs(tl.load(r_ptr + b * 4 + 3)))
+    tanh = (1.0 - e) / (1.0 + e)
+    tanh = tl.where(tl.load(r_ptr + b * 4 + 3) < 0.0, -tanh, tanh)
+    return v0, v1, v2, norm, scale, v0 * scale, v1 * scale, v2 * scale, tanh
+
+
+@_jit
+def _factor(delta, K: tl.constexpr):
+    """Real and imaginary part of an entry of ``D_s`` at ``delta = n - m - s``, and their derivatives to ``s``."""
+    TURN: tl.constexpr = 6.283185307179586 / K
+    real = tl.full(delta.shape, 1.0, tl.float32)
+    d_real = tl.zeros(delta.shape, tl.float32)
+    for f in tl.static_range(1, (K + 1) // 2):
+        real += 2.0 * tl.cos(TURN * f * delta)
+        d_real += 2.0 * TURN * f * tl.sin(TURN * f * delta)
+    imag = tl.zeros(delta.shape, tl.float32)
+    d_imag = tl.zeros(delta.shape, tl.float32)
+    if K % 2 == 0:
+        sin, cos = tl.sin(3.141592653589793 * delta), tl.cos(3.141592653589793 * delta)
+        real += cos
+        d_real += 3.141592653589793 * sin
+        imag = -sin
+        d_imag = 3.141592653589793 * cos
+    return real / K, imag / K, d_real / K, d_imag / K
+
+
+@_jit
+def _factors(entry, s0, s1, s2, K: tl.constexpr):
+    """The three factors, each with its derivative, of entries ``(i, k, d, j, m)``, numbered row by row."""
+    i, k = entry // (K * K * K * K), entry // (K * K * K) % K
+    d, j, m = entry // (K * K) % K, entry // K % K, entry % K
+    a, ai, da, dai = _factor((K // 2 - d).to(tl.float32) - s0, K)
+    b, bi, db, dbi = _factor((i - j).to(tl.float32) - s1, K)
+    c, ci, dc, dci = _factor((k - m).to(tl.float32) - s2, K)
+    return a, ai, da, dai, b, bi, db, dbi, c, ci, dc, dci
+
+
+@_jit
+def _product(a, ai, b, bi, c, ci):
+    """Real part of a product of three complex numbers."""
+    return a * (b * c - bi * ci) - ai * (bi * c + b * ci)
+
+
+@_jit
+def operator_kernel(r_ptr, m_ptr, K: tl.constexpr, BLOCK: tl.constexpr):
+    """``M`` of one image."""
+    b = tl.program_id(0).to(tl.int64)
+    _v0, _v1, _v2, _norm, _scale, k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
+    angle = 0.7853981633974483 * tanh
+    s0, s1, s2 = 1.0 + angle * (k2 - k1), 1.0 + angle * (k0 - k2), 1.0 + angle * (k1 - k0)
+    N: tl.constexpr = K * K * K * K * K
+    for first in range(0, N, BLOCK):
+        entry = first + tl.arange(0, BLOCK)
+        a, ai, _, _, c, ci, _, _, d, di, _, _ = _factors(entry, s0, s1, s2, K)
+        tl.store(m_ptr + b * N + entry, _product(a, ai, c, ci, d, di), mask=entry < N)
+
+
+@_jit
+def operator_grad_kernel(r_ptr, dm_ptr, dr_ptr, K: tl.constexpr, BLOCK: tl.constexpr):
+    """Gradient to the four numbers of one image."""
+    b = tl.program_id(0).to(tl.int64)
+    v0, v1, v2, norm, scale, k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
+    angle = 0.7853981633974483 * tanh
+    c0, c1, c2 = k2 - k1, k0 - k2, k1 - k0  # 1 x k
+    N: tl.constexpr = K * K * K * K * K
+    ds0, ds1, ds2 = 0.0, 0.0, 0.0
+    for first in range(0, N, BLOCK):
+        entry = first + tl.arange(0, BLOCK)
+        dm = tl.load(dm_ptr + b * N + entry, mask=entry < N, other=0.0)
+        a, ai, da, dai, c, ci, dc, dci, e, ei, de, dei = _factors(
+            entry, 1.0 + angle * c0, 1.0 + angle * c1, 1.0 + angle * c2, K
+        )
+        ds0 += tl.sum(dm * _product(da, dai, c, ci, e, ei), axis=0)
+        ds1 += tl.sum(dm * _product(a, ai, dc, dci, e, ei), axis=0)
+        ds2 += tl.sum(dm * _product(a, ai, c, ci, de, dei), axis=0)
+    dk0, dk1, dk2 = angle * (ds1 - ds2), angle * (ds2 - ds0), angle * (ds0 - ds1)
+    along = (v0 * dk0 + v1 * dk1 + v2 * dk2) * scale * scale / tl.where(norm > 0.0, norm, 1.0)
+    tl.store(dr_ptr + b * 4, dk0 * scale - v0 * along)
+    tl.store(dr_ptr + b * 4 + 1, dk1 * scale - v1 * along)
+    tl.store(dr_ptr + b * 4 + 2, dk2 * scale - v2 * along)
+    tl.store(dr_ptr + b * 4 + 3, (ds0 * c0 + ds1 * c1 + ds2 * c2) * 0.7853981633974483 * (1.0 - tanh * tanh))

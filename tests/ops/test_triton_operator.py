@@ -1,0 +1,55 @@
+"""The shift operator on Triton kernels against the plain functions in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from monai_crossd.ops import rotation_to_shift, shift_operator
+from monai_crossd.ops.availability import available
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.skipif(
+    not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
+)
+
+
+def results(function, r, size, weights):
+    r = r.detach().requires_grad_()
+    operator = function(r, size)
+    (operator * weights).sum().backward()
+    return operator.detach(), r.grad
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 7])
+def test_agrees_with_float64(size):
+    from monai_crossd.ops.fused_operator import fused_shift_operator
+
+    r = 2 * torch.randn(5, 4, device=DEVICE)
+    weights = torch.randn(5, size**2, size**3, device=DEVICE)
+    expected = results(lambda r, k: shift_operator(rotation_to_shift(r), k), r.double(), size, weights.double())
+    for actual, exact in zip(results(fused_shift_operator, r, size, weights), expected, strict=True):
+        assert (actual - exact).norm() <= 1e-5 * exact.norm()
+
+
+def test_no_axis_no_angle_and_no_images():
+    from monai_crossd.ops.fused_operator import fused_shift_operator
+
+    r = torch.tensor([[0.0, 0, 0, 1], [1, 2, 3, 0], [0, 0, 0, 0], [1, 2, 3, -30]], device=DEVICE)
+    weights = torch.randn(4, 9, 27, device=DEVICE)
+    expected = results(lambda r, k: shift_operator(rotation_to_shift(r), k), r[1:], 3, weights[1:])
+    actual = results(fused_shift_operator, r, 3, weights)
+    assert_close(actual[0][1:], expected[0], rtol=1e-5, atol=1e-5)
+    assert_close(actual[1][1:], expected[1], rtol=1e-4, atol=1e-4)
+    assert actual[1].isfinite().all()
+    assert fused_shift_operator(r[:0], 3).shape == (0, 9, 27)
+
+
+def test_second_derivative_is_refused():
+    from monai_crossd.ops.fused_operator import fused_shift_operator
+
+    r = torch.randn(2, 4, device=DEVICE, requires_grad=True)
+    (grad,) = torch.autograd.grad(fused_shift_operator(r, 3).square().sum(), r, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        grad.sum().backward()
