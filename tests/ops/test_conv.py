@@ -184,7 +184,8 @@ def test_triton_gets_the_operator(monkeypatch):
     ):
         crossd_conv2d(x, weight, s, 3, backend="triton")
     taken = []
-    monkeypatch.setattr("monai_crossd.ops.fused_conv.fused_conv2d", lambda *arguments: taken.append(arguments))
+    monkeypatch.setattr("monai_crossd.ops.fused_conv.check", lambda *arguments: None)
+    monkeypatch.setattr("monai_crossd.ops.fused_conv.forward", lambda *arguments: taken.append(arguments) or x)
     crossd_conv2d(x, weight, s, 3, (2, 2), (1, 1), backend="triton")
     assert_close(taken[0][2], shift_operator(s, 3))
     assert taken[0][3:] == ((2, 2), (1, 1), (1, 1), 1)
