@@ -41,9 +41,9 @@ class Axis(NamedTuple):
 
 
 # Hopper, the best found on an H200 for ResNet-18's layers at batch 32. {(kernel, arithmetic): rows of (most channels,
-# most pixels, launch)}; the first that fits is taken, and blocks larger than the layer shrink to it. conv: block_m output
-# channels, block_n pixels, block_k channels to sum over. wgrad: block_m output channels, block_n input channels, block_k
-# pixels.
+# most pixels, launch)}; the first that fits is taken, and blocks larger than the layer shrink to it. conv: block_m
+# output channels, block_n pixels, block_k channels to sum over. wgrad: block_m output channels, block_n input channels,
+# block_k pixels.
 ANY = 1 << 62
 LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
     ("conv", "half"): [
