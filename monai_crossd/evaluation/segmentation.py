@@ -10,7 +10,7 @@ from statistics import mean, stdev
 
 __all__ = ["SegmentationScores", "markdown_table", "read_scores"]
 
-_FILES = {"dice": "val_mean_dice_raw.csv", "hd95": "val_hausdorff95_mm_raw.csv", "nsd": "val_surface_dice_1mm_raw.csv"}
+_FILES = {"dice": "val_mean_dice_raw.csv", "hd95": "val_hausdorff95_mm_raw.csv", "nsd": "val_surface_dice_*mm_raw.csv"}
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,15 @@ class SegmentationScores:
         dice_of: Dice of every structure.
         dice: Dice.
         hd95: 95 % Hausdorff distance in mm.
-        nsd: surface Dice at 1 mm.
+        nsd: surface Dice.
+        tolerance: of the surface Dice, as its file names it, such as ``"1 mm"``.
     """
 
     dice_of: Mapping[str, Sequence[float]]
     dice: Sequence[float]
     hd95: Sequence[float]
     nsd: Sequence[float]
+    tolerance: str
 
 
 def read_scores(folder: str | Path, structures: Sequence[str]) -> SegmentationScores:
@@ -40,15 +42,22 @@ def read_scores(folder: str | Path, structures: Sequence[str]) -> SegmentationSc
     Raises:
         ValueError: for a missing file, or another number of classes.
     """
-    rows = {name: _read(Path(folder) / file, len(structures)) for name, file in _FILES.items()}
+    files = {name: _find(Path(folder), file) for name, file in _FILES.items()}
+    rows = {name: _read(file, len(structures)) for name, file in files.items()}
     dice_of = {name: [float(row[f"class{i}"]) for row in rows["dice"]] for i, name in enumerate(structures)}
     means = {name: [float(row["mean"]) for row in table] for name, table in rows.items()}
-    return SegmentationScores(dice_of, means["dice"], means["hd95"], means["nsd"])
+    tolerance = files["nsd"].name.removeprefix("val_surface_dice_").removesuffix("mm_raw.csv")
+    return SegmentationScores(dice_of, means["dice"], means["hd95"], means["nsd"], f"{tolerance} mm")
+
+
+def _find(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise ValueError(f"{folder / pattern} does not exist; give the `output_dir` of a run of evaluate.json.")
+    return found[0]
 
 
 def _read(path: Path, classes: int) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; give the `output_dir` of a run of evaluate.json.")
     rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     found = sum(name.startswith("class") for name in rows[0]) if rows else 0
     if found != classes:
@@ -62,9 +71,10 @@ def markdown_table(scores: Mapping[str, SegmentationScores]) -> str:
     Args:
         scores: by the network's name, all with the same structures.
     """
-    structures = list(next(iter(scores.values())).dice_of)
+    first = next(iter(scores.values()))
+    structures = list(first.dice_of)
     head = ["network", *(f"Dice {name}" for name in structures), "Dice, mean ± sd", "worst case", "HD95 [mm]"]
-    head += ["surface Dice 1 mm", "cases"]
+    head += [f"surface Dice {first.tolerance}", "cases"]
     lines = [head, ["---"] * len(head)]
     for name, score in scores.items():
         row = [name, *(f"{mean(values):.4f}" for values in score.dice_of.values())]
