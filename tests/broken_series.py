@@ -320,8 +320,9 @@ KINDS: dict[str, Broken] = {
         bytes_(bytes(128) + b"DICM" + np.random.default_rng(0).bytes(5000), "a.dcm"),
         "holds no image, but is a file of no class; give the image series.",
     ),
-    "cut before its first tag": Broken(
-        bytes_(bytes(128) + b"DICM\x02\x00\x00", "a.dcm"), "cannot be read as DICOM (<cause>); copy or export it again."
+    "cut in its first tag": Broken(
+        bytes_(bytes(128) + b"DICM\x02\x00", "a.dcm"),
+        "holds no image, but is a file of no class; give the image series.",
     ),
     "zip": Broken(zipped, NO_DICOM.format(b"PK\x03\x04\x14\x00\x00\x00")),
     "structure set": Broken(structure_set, BY_NAME.format(".dcm"), reader=False, found=False),

@@ -9,7 +9,7 @@ import gzip
 import math
 import os
 import zlib
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -41,7 +41,7 @@ def open_nifti(path: PathLike) -> nib.Nifti1Image:
     if fault:
         raise VolumeError(path, fault)
     try:
-        image = nib.load(path)
+        image = cast(nib.Nifti1Image, nib.load(path))
         fault = affine_fault(image.affine)
     except Exception as error:  # of many kinds, for a damaged file
         check_whole(path)  # says what is wrong, where it can

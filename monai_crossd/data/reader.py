@@ -137,7 +137,7 @@ class SimpleITKReader(ImageReader):
         try:
             return self._nifti.get_data(image)
         except Exception as error:  # of many kinds, for damaged voxels
-            path = image.get_filename()
+            path = image.get_filename() or "image"
             check_whole(path)  # says what is wrong, where it can
             raise VolumeError(path, unreadable(error)) from error
 

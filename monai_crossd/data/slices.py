@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pydicom
@@ -138,15 +139,31 @@ def _read(file: Path) -> Slice:
 
     with open(file, "rb") as stream:
         tags = read_partial(stream, at_pixels, specific_tags=list(map(pydicom.tag.Tag, _TAGS)))
-        left = os.path.getsize(file) - stream.tell()
+        list(tags.file_meta)  # decodes all of it
+        deflated = getattr(tags.file_meta.get("TransferSyntaxUID"), "is_deflated", False)  # then all of it is read
+        length, head = lengths[0] if lengths else (None, 0)
+        if length is not None and not deflated:
+            stream.seek(head, os.SEEK_CUR)
+            left = os.path.getsize(file) - stream.tell()
+            length = _fragments(stream, left) if length == _UNDEFINED else min(length, left)
     for name in _TAGS:
         _decode(tags, name)
-    if not lengths:
-        return Slice(str(file), tags, None, False)
-    length, head = lengths[0]
-    if not getattr(tags.file_meta.get("TransferSyntaxUID"), "is_deflated", False):  # else the file is read already
-        return Slice(str(file), tags, min(length, left - head), length == _UNDEFINED)
-    return Slice(str(file), tags, length, False)
+    return Slice(str(file), tags, length, bool(lengths) and lengths[0][0] == _UNDEFINED)
+
+
+def _fragments(stream: BinaryIO, left: int) -> int:
+    """Bytes of compressed pixels, whose items GDCM would make room for whatever length they name."""
+    total = 0
+    while len(item := stream.read(8)) == 8:
+        group, element, length = struct.unpack("<HHL", item)
+        left -= 8 + length
+        if (group, element) == (0xFFFE, 0xE0DD):  # the end of the items
+            break
+        if (group, element) != (0xFFFE, 0xE000) or left < 0:
+            raise ValueError("its compressed pixels do not lie within the file")
+        total += length
+        stream.seek(length, os.SEEK_CUR)
+    return total
 
 
 def _decode(tags: pydicom.Dataset, name: str) -> None:
@@ -155,7 +172,7 @@ def _decode(tags: pydicom.Dataset, name: str) -> None:
         tags.get(name)
     except Exception:  # of many kinds
         raw = tags.get_item(name)
-        text = (raw.value or b"").decode("latin-1").strip(" \0")
+        text = (raw.value or b"").decode("latin-1").strip(" \0")[:40]
         tags[raw.tag] = pydicom.DataElement(raw.tag, "LT", text)
 
 

@@ -61,8 +61,8 @@ def check_series(series: Series, *, tilted: bool = False) -> Geometry:
 
     Raises:
         VolumeError: naming the series, the rule, the measured value and the remedy: for localizers, enhanced and
-            multi-frame objects, colors, missing or impossible pixels and geometry, one slice alone, slices that differ in size,
-            orientation or pixel spacing, duplicates, gaps, uneven spacing and gantry tilt.
+            multi-frame objects, colors, missing or impossible pixels and geometry, one slice alone, slices that differ
+            in size, orientation or pixel spacing, duplicates, gaps, uneven spacing and gantry tilt.
     """
     fault = _fault_of_any(series) or _fault_between(series)
     if fault:

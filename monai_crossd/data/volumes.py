@@ -35,11 +35,12 @@ class VolumeError(ValueError):
 
     Args:
         path: the file or folder.
-        reason: the rule, the measured value and the remedy, without the path.
+        reason: the rule, the measured value and the remedy, without the path; what a file holds of line breaks and
+            control characters becomes ``?``.
     """
 
     def __init__(self, path: PathLike, reason: str) -> None:
-        super().__init__(str(path), reason)
+        super().__init__(str(path), "".join(char if char.isprintable() else "?" for char in reason))
 
     def __str__(self) -> str:
         return "{}: {}".format(*self.args)

@@ -160,7 +160,9 @@ def test_dicom_and_nifti_in_one_folder(tmp_path):
         for name, value in (axes | {"SPACING": np.ones(3), "SHAPE": source.shape}).items():
             patch.setattr(dicom_files, name, value)
         patch.setattr(dicom_files, "voxels", lambda seed: stored)
-        dicom_files.write_series(tmp_path / "in" / "patient 1" / "mr")
+        dicom_files.write_series(
+            tmp_path / "in" / "patient 1" / "mr", lambda slice_, _: setattr(slice_, "Modality", "MR")
+        )
         dicom_files.write_series(tmp_path / "in" / "gap", lambda slice_, index: slice_.__setattr__("Rows", 7 + index))
     nib.save(source, tmp_path / "in" / "plain.nii.gz")
     done = infer(str(tmp_path / "in"), tmp_path / "out", check=False)

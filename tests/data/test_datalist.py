@@ -44,6 +44,13 @@ def test_json_of_the_decathlon(tmp_path):
         ("a.json", "{", "cannot be read as a datalist .JSONDecodeError"),
         ("a.json", {"cases": []}, "must hold a list named 'training', 'validation', 'test', 'testing', got 'cases'"),
         ("a.json", {"training": {}}, "must hold a list named 'training', got 'training'"),
+        ("a.json", '"a.nii.gz"', "must hold a list of cases, got 'a.nii.gz'"),
+        (
+            "a.json",
+            [{"image": "a.nii", "label": 5}],
+            r"must name one file in each column, got \['a.nii', 5\] in case 1",
+        ),
+        ("a.csv", "image,label\na.nii,b.nii,c.nii\n", "must name one file in each column, got .* in case 1"),
         ("a.json", {"training": [{"label": "a"}]}, "must name an `image` for every case, got none in case 1"),
     ],
 )
