@@ -92,8 +92,8 @@ def is_image(part: Slice) -> bool:
 
 
 def image_fault(part: Slice) -> str | None:
-    """Why a file holds no image at all."""
-    if "Rows" in part.tags:
+    """Why a file holds no image at all; a segmentation is none."""
+    if "Rows" in part.tags and part.tags.get("Modality") != "SEG":
         return None
     return f"holds no image, but is a {_class_name(part.tags) or 'file of no class'}; give the image series."
 

@@ -19,11 +19,11 @@ import SimpleITK as sitk
 from broken_files import Broken, nifti, noise
 from monai.data import DataLoader, Dataset
 from monai.transforms import AsDiscreted, Compose, EnsureChannelFirstd, LoadImage, LoadImaged, SaveImaged
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, SegmentationStorage
 
-from monai_crossd.data import VolumeError, check_volume, find_volumes, raise_refused, screen
+from monai_crossd.data import VolumeError, check_volume, find_volumes
 from monai_crossd.data.__main__ import main
-from monai_crossd.outputs import SavePreviewd, SaveStructureVolumesd, write_report
+from monai_crossd.outputs import SavePreviewd, SaveStructureVolumesd
 
 READER = "monai_crossd.data.SimpleITKReader"
 KINDS: dict[str, Broken] = {f"NIfTI/{name}": kind for name, kind in broken_files.KINDS.items()}
@@ -38,15 +38,31 @@ def matches(reason: str, found: str) -> bool:
     return re.fullmatch(re.escape(reason).replace("<cause>", ".+").replace("<uid>", "[0-9.]+"), found) is not None
 
 
+def sort_out(*paths: Path) -> tuple[list[str], dict[Path, str]]:
+    """What a bundle for MR does with what a user names: the good images, and the reasons of the others."""
+    good, refused = [], {}
+    for path in paths:
+        try:
+            cases = find_volumes(path)
+        except VolumeError as error:
+            refused[Path(error.args[0])] = error.args[1]
+            continue
+        for case in cases:
+            try:
+                check_volume(case["image"], modality="MR")
+                good.append(case["image"])
+            except VolumeError as error:
+                refused[Path(error.args[0])] = error.args[1]
+    return good, refused
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_one_sentence(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
     path = kind.make(tmp_path / "in put é" / "case")
-    with pytest.raises(SystemExit) as caught:
-        screen(path if not kind.found else tmp_path / "in put é", modality="MR")
-    summary = str(caught.value).splitlines()
-    assert summary[0] == "Refused 1 of 1 inputs:" and len(summary) == 2, summary
-    assert matches(f"  {path}: {kind.reason}", summary[1]), summary[1]
+    good, refused = sort_out(tmp_path / "in put é" if kind.found else path)
+    assert not good and list(refused) == [path]
+    assert matches(kind.reason, refused[path]), refused[path]
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.reader])
@@ -122,6 +138,7 @@ def beside_others(folder: Path) -> np.ndarray:
     for name in ("0_002.dcm", "0_003.dcm", "0_004.dcm"):
         (folder / "set" / name).unlink()
     broken_series.directory(folder / "disk")
+    broken_series.tags(Modality="SEG", SOPClassUID=SegmentationStorage)(folder / "seg")
     (folder / "images" / "notes.txt").write_text("notes")
     (folder / "images" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     return array
@@ -151,7 +168,7 @@ GOOD: dict[str, Callable[[Path], np.ndarray]] = {
     "slices of their own sign": good_series(own_sign),
     "padded pixels": good_series(padded),
     "a linked folder": linked,
-    "beside a structure set, a DICOMDIR and notes": beside_others,
+    "beside a structure set, a segmentation, a DICOMDIR and notes": beside_others,
     "capitals": good_nifti("A.NII.GZ"),
     "big endian": big_endian,
     "two members of gzip": good_nifti(edit=lambda all_: all_ + gzip.compress(b"")),
@@ -164,8 +181,9 @@ GOOD: dict[str, Callable[[Path], np.ndarray]] = {
 @pytest.mark.parametrize("name", GOOD)
 def test_what_only_looks_broken_is_read(name: str, tmp_path: Path) -> None:
     expected = GOOD[name](tmp_path / "in" / name)
-    (case,) = screen(tmp_path / "in", modality="MR").good
-    image = LoadImage(reader=READER, modality="MR", image_only=True)(case["image"])
+    (found,), refused = sort_out(tmp_path / "in")
+    assert not refused
+    image = LoadImage(reader=READER, modality="MR", image_only=True)(found)
     np.testing.assert_array_equal(image.numpy(), expected)
 
 
@@ -173,10 +191,7 @@ def test_two_series_in_one_folder(tmp_path: Path) -> None:
     """A search lists both; the folder alone says which there are."""
     for seed, uid in enumerate(("1.2.3", "1.2.4")):
         broken_series.write(tmp_path, uid=uid, seed=seed)
-    assert [Path(case["image"]).name for case in screen(tmp_path, modality="MR").good] == [
-        "series_1_2_3",
-        "series_1_2_4",
-    ]
+    assert [Path(found).name for found in sort_out(tmp_path)[0]] == ["series_1_2_3", "series_1_2_4"]
     with pytest.raises(VolumeError) as caught:
         LoadImage(reader=READER)(tmp_path)
     assert caught.value.args[1] == (
@@ -209,13 +224,12 @@ def test_good_ones_are_processed_and_nothing_is_written_of_the_others(
     everything: tuple[Path, dict[Path, str]], tmp_path: Path
 ) -> None:
     root, reasons = everything
-    screening = screen(inputs(everything), modality="MR")
-    assert {case["image"] for case in screening.good} == good_names(root) and len(screening.good) == len(GOOD) - 1
-    refused = {Path(error.args[0]): error.args[1] for error in screening.refused}
-    assert refused.keys() == reasons.keys() and len(screening.refused) == len(reasons)
+    good, refused = sort_out(*inputs(everything))
+    assert set(good) == good_names(root) and len(good) == len(GOOD) - 1
+    assert refused.keys() == reasons.keys()
     assert all(matches(reasons[path], reason) for path, reason in refused.items())
 
-    structures, outputs = {1: "bright"}, {"output_dir": tmp_path, "data_root_dir": screening.root}
+    structures, outputs = {1: "bright"}, {"output_dir": tmp_path, "data_root_dir": root}
     steps = [
         LoadImaged(keys="image", reader=READER),
         EnsureChannelFirstd(keys="image"),
@@ -226,17 +240,14 @@ def test_good_ones_are_processed_and_nothing_is_written_of_the_others(
         SaveStructureVolumesd(keys="image", structures=structures, **outputs),
         SavePreviewd(keys="image", structures=structures, **outputs),
     ]
-    for _ in DataLoader(Dataset(screening.good, Compose(steps)), batch_size=1):
+    for _ in DataLoader(Dataset([{"image": image} for image in good], Compose(steps)), batch_size=1):
         pass
-    write_report(tmp_path, screening.refused)
-    with pytest.raises(SystemExit, match=f"^Refused {len(reasons)} of {len(reasons) + len(GOOD) - 1} inputs:"):
-        raise_refused(screening)
 
     files = [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()]
     assert len([file for file in files if file.endswith("_seg.nii.gz")]) == len(GOOD) - 1
     assert len([file for file in files if file.endswith("_preview.png")]) == len(GOOD) - 1
     rest = {file for file in files if not file.endswith(("_seg.nii.gz", "_preview.png"))}
-    assert rest == {"volumes.csv", "volumes.json", "index.html"}
+    assert rest == {"volumes.csv", "volumes.json"}
     assert not [file for file in files if "good" not in file and file not in rest]
 
 
