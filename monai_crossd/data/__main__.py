@@ -22,12 +22,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", help="files, folders, DICOM series, datalists (CSV, JSON)")
     parser.add_argument("--channels", type=int, default=1, help="channels that an image must have (default: 1)")
     parser.add_argument("--output", help="CSV file to write the rows to")
+    parser.add_argument("--modality", help="modality that a DICOM series must have, such as MR (default: any)")
     options = parser.parse_args(arguments)
-    try:
-        cases = find_volumes(options.paths)
-    except VolumeError as error:
-        parser.error(str(error))
-    rows = [describe(case, options.channels) for case in tqdm(cases, desc="Reading", disable=len(cases) < 2)]
+    cases: list[dict[str, str]] = []
+    rows: list[Description] = []
+    for path in options.paths:
+        try:
+            cases += find_volumes(path)
+        except VolumeError as error:
+            rows.append(Description(str(error.args[0]), problems=(error.args[1],)))
+    if not cases:
+        parser.error("; ".join(f"{row.case}: {row.problems[0]}" for row in rows))
+    for case in tqdm(cases, desc="Reading", disable=len(cases) < 2):
+        rows.append(describe(case, options.channels, options.modality))
     _print(rows)
     if options.output:
         with open(options.output, "w", newline="", encoding="utf-8") as stream:

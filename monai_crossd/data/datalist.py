@@ -15,6 +15,7 @@ __all__ = ["DATALISTS", "read_datalist"]
 
 DATALISTS = (".csv", ".json")
 
+_PATHS = ("image", "label")
 _SECTIONS = ("training", "validation", "test", "testing")
 
 
@@ -58,16 +59,20 @@ def _json(file: Path, section: str | None) -> Iterator[dict[str, Any]]:
             wanted = f"a list named {missing[0]!r}" if missing else f"a list named {', '.join(map(repr, _SECTIONS))}"
             raise VolumeError(file, f"must hold {wanted}, got {', '.join(map(repr, content)) or 'nothing'}.")
         content = [case for name in lists for case in content[name]]
+    if not isinstance(content, list):
+        raise VolumeError(file, f"must hold a list of cases, got {content!r:.40}.")
     for case in content:
         yield case if isinstance(case, dict) else {"image": case}
 
 
-def _absolute(file: Path, number: int, row: Mapping[str, Any]) -> dict[str, str]:
+def _absolute(file: Path, number: int, row: Mapping[Any, Any]) -> dict[str, str]:
     """Paths from the file's folder; what names no file, such as a class or a fold, stays as it is."""
     if not isinstance(row.get("image"), str) or not row["image"]:
         raise VolumeError(file, f"must name an `image` for every case, got none in case {number}.")
+    if None in row:  # as csv names what has no column
+        raise VolumeError(file, f"must have a name for every column, got {row[None]} beyond them in case {number}.")
     return {
-        key: os.path.join(file.parent.absolute(), value) if key in ("image", "label") else value
+        key: os.path.join(file.parent.absolute(), value) if key in _PATHS and isinstance(value, str) else value
         for key, value in row.items()
         if value not in (None, "")
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -54,19 +54,20 @@ class Description(NamedTuple):
         }
 
 
-def describe(case: Mapping[str, Any], channels: int = 1) -> Description:
+def describe(case: Mapping[str, Any], channels: int = 1, modality: str | Sequence[str] | None = None) -> Description:
     """Read a case to its end and say what it is.
 
     Args:
         case: ``{"image": path}``, with ``"label"`` where there is one.
         channels: how many channels the image must have.
+        modality: what it must be, such as ``"MR"``, see :func:`check_volume`.
 
     Returns:
         The description; nothing is raised for a bad case, its problems are listed.
     """
     path, problems = str(case["image"]), []
     try:
-        check_volume(path, channels)
+        check_volume(path, channels, modality)
     except VolumeError as error:
         problems.append(error.args[1])
     try:
@@ -82,7 +83,7 @@ def describe(case: Mapping[str, Any], channels: int = 1) -> Description:
         path,
         image.shape,
         tuple(round(float(size), 4) for size in voxel_sizes(affine)),
-        "".join(axis or "?" for axis in nib.aff2axcodes(affine)) if np.linalg.det(affine) else "",
+        "".join(axis or "?" for axis in nib.aff2axcodes(affine)) if affine.shape == (4, 4) else "",
         (float(finite.min()), float(finite.max())) if finite.size else (),
         labels,
         tuple(problems),
@@ -91,12 +92,7 @@ def describe(case: Mapping[str, Any], channels: int = 1) -> Description:
 
 def _read(path: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
     reader = SimpleITKReader()
-    try:
-        array, meta = reader.get_data(reader.read(path))
-    except VolumeError:
-        raise
-    except Exception as error:  # a damaged file may fail anywhere in its reader
-        raise VolumeError(path, f"cannot be read ({type(error).__name__}).") from error
+    array, meta = reader.get_data(reader.read(path))
     return array, np.asarray(meta[MetaKeys.AFFINE], float)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from .datalist import DATALISTS, read_datalist
-from .series import Series, find_series, series_path
-from .volumes import NIFTI, OTHERS, Paths, VolumeError, as_list, suffix
+from .series import Series, search_series, series_path
+from .volumes import NIFTI, OTHERS, UNREAD, Paths, VolumeError, as_list, file_fault, files_below, suffix
 
 __all__ = ["find_volumes"]
 
@@ -23,7 +24,8 @@ def find_volumes(paths: Paths) -> list[dict[str, str]]:
     Returns:
         ``[{"image": path}, ...]``, with what else a datalist says of a case; the files as given, those of a folder
         sorted. A DICOM series is named by its folder; where that holds several, each as
-        ``folder/series_<SeriesInstanceUID, dots as underscores>``.
+        ``folder/series_<SeriesInstanceUID, dots as underscores>``. What a folder has of damaged DICOM files, links to
+        nowhere, volumes in other formats and closed folders is listed too, to be refused by name when it is read.
 
     Raises:
         VolumeError: if a path does not exist, a file is none of these, or a folder holds no volume.
@@ -40,16 +42,17 @@ def _cases(path: Path) -> list[dict[str, str]]:
 
 def _expand(path: Path) -> list[str]:
     if path.is_dir():
-        found = [str(file) for file in path.rglob("*") if _is_volume(file, path)]
-        found += _series_paths(find_series(path))
+        series, damaged = search_series(path)
+        found = [str(file) for file in files_below(path) if _is_volume(file)]
+        found += [*_series_paths(series), *damaged]
         if not found:
             raise VolumeError(
                 path, "holds no volumes; name a folder with NIfTI, NRRD, MetaImage or DICOM files (*.nii.gz, *.dcm)."
             )
         return sorted(found)
-    if not path.exists():
-        raise VolumeError(path, "does not exist; check the path.")
-    if suffix(path) not in (*NIFTI, *OTHERS):
+    if not os.path.exists(path):
+        raise VolumeError(path, file_fault(path) or "does not exist; check the path.")
+    if suffix(path) not in (*NIFTI, *OTHERS, *UNREAD):
         raise VolumeError(
             path,
             f"is not named as NIfTI, NRRD, MetaImage or a datalist, but {path.suffix!r}; "
@@ -58,9 +61,8 @@ def _expand(path: Path) -> list[str]:
     return [str(path)]
 
 
-def _is_volume(file: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return suffix(file) in (*NIFTI, *OTHERS) and not hidden and file.is_file()
+def _is_volume(file: Path) -> bool:
+    return suffix(file) in (*NIFTI, *OTHERS, *UNREAD) or file.is_dir()
 
 
 def _series_paths(series: list[Series]) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +17,19 @@ from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from numpy.typing import NDArray
 
-from .series import Series, is_dicom, is_series_path, one_series, source_tags
+from .nifti import check_whole, open_nifti, unreadable
+from .series import Series, is_series_path, one_series, source_tags
+from .slices import is_dicom
 from .stack import Geometry, check_series
-from .volumes import NIFTI, OTHERS, PathLike, VolumeError, suffix
+from .volumes import NIFTI, OTHERS, UNREAD, PathLike, VolumeError, file_fault, suffix
 
 __all__ = ["SimpleITKReader"]
+
+
+_SINGLE_FILES = (".nrrd", ".mha")
+_MOST_DEFLATED = 1032  # bytes that deflate makes of one, https://zlib.net/zlib_tech.html
+#: what the type of a slice's values depends on, scales first
+_VALUE_TAGS = ("RescaleSlope", "RescaleIntercept", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 
 
 class _Image(NamedTuple):
@@ -51,17 +61,20 @@ class SimpleITKReader(ImageReader):
         series_uid: SeriesInstanceUID of the series to read where a folder holds several.
         tilted: whether a series with gantry tilt is resampled to a grid without it (linear, outside the lowest
             value); otherwise it is refused.
-        modality: what the series must be, such as ``"CT"``; anything where None.
+        modality: what the series must be, such as ``"CT"`` or several, ``("CT", "PT")``; anything where None. Files
+            other than DICOM do not say theirs.
 
     Raises:
         VolumeError: for what cannot be read as a volume: one sentence with file or series, rule, value and remedy.
     """
 
-    def __init__(self, series_uid: str | None = None, tilted: bool = False, modality: str | None = None) -> None:
+    def __init__(
+        self, series_uid: str | None = None, tilted: bool = False, modality: str | Sequence[str] | None = None
+    ) -> None:
         super().__init__()
         self.series_uid = series_uid
         self.tilted = tilted
-        self.modality = modality
+        self.modality = None if modality is None else ensure_tuple(modality)
         self._nifti = NibabelReader()
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
@@ -83,6 +96,9 @@ class SimpleITKReader(ImageReader):
             return error
 
     def _read(self, paths: Sequence[PathLike]) -> Any:
+        for path in paths:
+            if suffix(path) in UNREAD:
+                raise VolumeError(path, f"is in a format that is not read, {suffix(path)}; convert it to .nii.gz.")
         images = [self._read_file(path) for path in paths if suffix(path) in (*NIFTI, *OTHERS)]
         if not images:
             return self._read_series(paths)
@@ -99,7 +115,7 @@ class SimpleITKReader(ImageReader):
         if isinstance(img, VolumeError):
             raise img
         images = img if isinstance(img, list) else [img]
-        parts = [self._nifti.get_data(one) if isinstance(one, nib.Nifti1Image) else _data(one) for one in images]
+        parts = [self._nifti_data(one) if isinstance(one, nib.Nifti1Image) else _data(one) for one in images]
         if len(parts) == 1:
             return parts[0]
         shapes = {array.shape for array, _ in parts}
@@ -109,41 +125,78 @@ class SimpleITKReader(ImageReader):
         return np.stack([array for array, _ in parts]), meta
 
     def _read_file(self, path: PathLike) -> Any:
+        if suffix(path) not in NIFTI:
+            return _Image(_read_other(path), {})
+        open_nifti(path)
         try:
-            if suffix(path) in NIFTI:
-                return self._nifti.read(path)
-            return _Image(sitk.ReadImage(os.fspath(path)), {})
-        except Exception as error:
-            if not Path(path).exists():
-                raise VolumeError(path, "does not exist; check the path.") from None
-            cause = " ".join(str(error).split()).rsplit(": ", 1)[-1].rstrip(".")
-            raise VolumeError(path, f"cannot be read ({cause}); copy or convert it again.") from error
+            return self._nifti.read(path)
+        except Exception as error:  # of many kinds, for a damaged header
+            raise VolumeError(path, unreadable(error)) from error
+
+    def _nifti_data(self, image: nib.Nifti1Image) -> tuple[NDArray[Any], dict[str, Any]]:
+        try:
+            return self._nifti.get_data(image)
+        except Exception as error:  # of many kinds, for damaged voxels
+            path = image.get_filename() or "image"
+            check_whole(path)  # says what is wrong, where it can
+            raise VolumeError(path, unreadable(error)) from error
 
     def _read_series(self, paths: Sequence[PathLike]) -> _Image:
         series = one_series(list(paths), self.series_uid)
         tags = source_tags(series)
-        if self.modality is not None and tags["modality"] != self.modality:
+        if self.modality is not None and tags["modality"] not in self.modality:
+            wanted, found = " or ".join(self.modality), tags["modality"] or "none"
             raise VolumeError(
-                series.folder, f"{series} must be of modality {self.modality}, got {tags['modality'] or 'none'}."
+                series.folder, f"{series} must be of modality {wanted}, got {found}; choose another series."
             )
         geometry = check_series(series, tilted=self.tilted)
         return _Image(_volume(series, geometry), tags)
 
 
+def _read_other(path: PathLike) -> sitk.Image:
+    """Read NRRD or MetaImage."""
+    fault = file_fault(path)
+    if fault:
+        raise VolumeError(path, fault)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(os.fspath(path))
+    try:
+        reader.ReadImageInformation()
+        shape, size = reader.GetSize(), os.path.getsize(path)
+        if suffix(path) in _SINGLE_FILES and math.prod(shape) > _MOST_DEFLATED * size:
+            fault = f"must hold {' x '.join(map(str, shape))} voxels as its header says, got {size} bytes"
+        else:
+            image = reader.Execute()
+    except RuntimeError as error:
+        cause = _cause(error).replace(f'"{path}"', "the file")
+        cut = cause == os.strerror(errno.ENOENT) and suffix(path) in _SINGLE_FILES  # MetaImage says no better
+        fault = "cannot be read to its end" if cut else f"cannot be read ({cause})"
+    if fault:
+        raise VolumeError(path, f"{fault}; copy or convert it again.")
+    return image
+
+
+def _cause(error: RuntimeError) -> str:
+    """The last sentence of an exception of ITK, without the place in its source."""
+    return " ".join(str(error).split()).rsplit(": ", 1)[-1].rstrip(".")
+
+
 def _volume(series: Series, geometry: Geometry) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(geometry.files)
-    scales = [
-        float(part.tags.get(name) or 0) for part in series.slices for name in ("RescaleSlope", "RescaleIntercept")
-    ]
-    if any(scale != int(scale) for scale in scales):
-        reader.SetOutputPixelType(sitk.sitkFloat32)  # the type of the first slice may hold no fractions
+    kinds = {tuple(part.tags.get(name) for name in _VALUE_TAGS) for part in series.slices}
+    scales = [float(scale) for kind in kinds for scale in kind[:2] if scale is not None]
+    if len(kinds) > 1 or any(scale != int(scale) for scale in scales):
+        wide = any(part.tags.BitsAllocated > 16 for part in series.slices)
+        reader.SetOutputPixelType(sitk.sitkFloat64 if wide else sitk.sitkFloat32)  # that of the first slice holds less
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        cause = " ".join(str(error).split()).rsplit(": ", 1)[-1].rstrip(".")
+        syntaxes = {part.tags.file_meta.get("TransferSyntaxUID") for part in series.slices}
+        names = ", ".join(sorted(str(getattr(one, "name", "no transfer syntax")) for one in syntaxes))
         raise VolumeError(
-            series.folder, f"{series} has pixels that cannot be read ({cause}); export it again."
+            series.folder,
+            f"{series} has pixels that cannot be read ({names}: {_cause(error)}); export it uncompressed.",
         ) from None
     image.SetOrigin(geometry.origin.tolist())
     image.SetSpacing(geometry.spacing.tolist())

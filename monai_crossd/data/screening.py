@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,12 +31,13 @@ class Screening(NamedTuple):
     root: str
 
 
-def screen(paths: Paths, channels: int = 1) -> Screening:
+def screen(paths: Paths, channels: int = 1, modality: str | Sequence[str] | None = None) -> Screening:
     """Find volumes and check each of them, so that a bad one does not stop the others.
 
     Args:
         paths: file, folder or list of these, see :func:`find_volumes`.
         channels: how many channels the network takes.
+        modality: what the network takes, such as ``"MR"``, see :func:`check_volume`.
 
     Returns:
         The good volumes, the refused ones, and the folder above them.
@@ -62,7 +64,7 @@ def screen(paths: Paths, channels: int = 1) -> Screening:
             if name in good:
                 other = good[name]["image"]
                 raise VolumeError(case["image"], f"has the same output name, {name!r}, as {other}; rename or drop one.")
-            check_volume(case["image"], channels)
+            check_volume(case["image"], channels, modality)
             good[name] = case
         except VolumeError as error:
             refused.append(error)

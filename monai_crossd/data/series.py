@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pydicom
-from pydicom.errors import InvalidDicomError
+from .slices import Slice, image_fault, is_image, may_be_dicom, read_slice
+from .volumes import PathLike, Paths, VolumeError, as_list, files_below, folder_fault
 
-from .volumes import PathLike, Paths, VolumeError, as_list
-
-__all__ = ["Series", "Slice", "find_series", "is_dicom", "is_series_path", "one_series", "series_path", "source_tags"]
-
-_PREFIX = "series_"
-
-_TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesDescription",
-    "SeriesNumber",
-    "Modality",
-    "PatientPosition",
-    "ImageType",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "Rows",
-    "Columns",
-    "PixelSpacing",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "AcquisitionNumber",
-    "TemporalPositionIdentifier",
-    "EchoNumbers",
+__all__ = [
+    "Series",
+    "brief",
+    "find_series",
+    "is_series_path",
+    "one_series",
+    "search_series",
+    "series_path",
+    "source_tags",
 ]
 
-
-class Slice(NamedTuple):
-    """A DICOM file and what its tags say, pixels not read."""
-
-    path: str
-    tags: pydicom.Dataset
+_PREFIX = "series_"
 
 
 class Series(NamedTuple):
@@ -85,22 +62,32 @@ def find_series(paths: Paths) -> list[Series]:
     Raises:
         VolumeError: if a path does not exist, a file given by name is not DICOM, or one is DICOM without an image.
     """
+    return search_series(paths)[0]
+
+
+def search_series(paths: Paths) -> tuple[list[Series], list[str]]:
+    """As :func:`find_series`, and what looks like DICOM, cannot be read and is beside no series."""
     found: dict[str, list[Slice]] = {}
     damaged: list[str] = []
     for path in as_list(paths):
-        named = not Path(path).is_dir()
-        for file in [Path(path)] if named else _files(Path(path)):
-            tags = _read_tags(file, named)
-            if tags is None:
-                damaged += [str(file)] if is_dicom(file) or file.suffix.lower() == ".dcm" else []
-                continue
-            if "Rows" not in tags:
+        named = not os.path.isdir(path)
+        for file in [Path(path)] if named else files_below(path):
+            try:
+                part = read_slice(file)
+            except VolumeError:
                 if named:
-                    raise VolumeError(file, f"holds no image, but {_kind(tags)}; give the image series.")
-                damaged += [str(file)] if _is_image(tags) else []
+                    raise
+                damaged += [str(file)] if may_be_dicom(file) else []
                 continue
-            found.setdefault(str(tags.get("SeriesInstanceUID", "")), []).append(Slice(str(file), tags))
-    return [Series(uid, slices, _beside(slices, damaged)) for uid, slices in found.items()]
+            fault = image_fault(part)
+            if not fault:
+                found.setdefault(str(part.tags.get("SeriesInstanceUID", "")), []).append(part)
+            elif named:
+                raise VolumeError(file, fault)
+            else:
+                damaged += [str(file)] if is_image(part) else []
+    series = [Series(uid, slices, _beside(slices, damaged)) for uid, slices in found.items()]
+    return series, sorted(set(damaged).difference(*(one.damaged for one in series)))
 
 
 def _beside(slices: list[Slice], files: list[str]) -> list[str]:
@@ -108,13 +95,10 @@ def _beside(slices: list[Slice], files: list[str]) -> list[str]:
     return [file for file in files if os.path.dirname(file) in folders]
 
 
-def is_dicom(path: PathLike) -> bool:
-    """Whether a file has DICOM's preamble."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+def brief(files: Sequence[str]) -> str:
+    """The names of the first files, and how many more there are."""
+    names = [os.path.basename(file) for file in files]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def series_path(series: Series) -> str:
@@ -147,10 +131,16 @@ def one_series(paths: Paths, series_uid: str | None = None) -> Series:
     where = Path(as_list(paths)[0])
     if is_series_path(where):
         paths, series_uid = where.parent, where.name.removeprefix(_PREFIX).replace("_", ".")
-    series = find_series(paths)
+    fault = folder_fault(where) if where.is_dir() else None
+    if fault:
+        raise VolumeError(where, fault)
+    series, lone = search_series(paths)
     listing = "; ".join(map(str, series))
     if not series:
-        raise VolumeError(where, "holds no DICOM images; name a folder of a DICOM series.")
+        found = f"but files that cannot be read as such, {brief(lone)}; copy them again" if lone else ""
+        raise VolumeError(
+            where, f"holds no DICOM images{', ' + found if found else '; name a folder of a DICOM series'}."
+        )
     if series_uid is not None:
         chosen = [one for one in series if one.uid == series_uid]
         if not chosen:
@@ -161,35 +151,6 @@ def one_series(paths: Paths, series_uid: str | None = None) -> Series:
             where, f"must hold one series per volume, got {len(series)}: {listing}; choose one by its `series_uid`."
         )
     return series[0]
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
-            yield file
-
-
-def _read_tags(file: Path, named: bool) -> pydicom.Dataset | None:
-    try:
-        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-    except FileNotFoundError:
-        raise VolumeError(file, "does not exist; check the path.") from None
-    except (InvalidDicomError, OSError, EOFError, ValueError) as error:
-        if named:
-            cause = " ".join(str(error).split())
-            raise VolumeError(file, f"cannot be read as DICOM ({type(error).__name__}: {cause}).") from None
-        return None
-
-
-def _is_image(tags: pydicom.Dataset) -> bool:
-    """By the class in the file's head, which a file that was cut off still has."""
-    uid = tags.file_meta.get("MediaStorageSOPClassUID") or tags.get("SOPClassUID")
-    return uid is None or "Image Storage" in uid.name
-
-
-def _kind(tags: pydicom.Dataset) -> str:
-    uid = tags.get("SOPClassUID")
-    return f"is a {uid.name}" if uid else "an object of unknown class"
 
 
 def source_tags(series: Series) -> dict[str, Any]:

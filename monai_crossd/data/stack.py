@@ -5,7 +5,6 @@ Geometry follows DICOM PS3.3 C.7.6.2: positions and orientations in the patient'
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,8 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from .series import Series, Slice
+from .series import Series, brief
+from .slices import Slice, slice_fault
 from .volumes import VolumeError
 
 __all__ = ["Geometry", "check_series"]
@@ -61,8 +61,8 @@ def check_series(series: Series, *, tilted: bool = False) -> Geometry:
 
     Raises:
         VolumeError: naming the series, the rule, the measured value and the remedy: for localizers, enhanced and
-            multi-frame objects, colors, missing or impossible geometry, one slice alone, slices that differ in size,
-            orientation or pixel spacing, duplicates, gaps, uneven spacing and gantry tilt.
+            multi-frame objects, colors, missing or impossible pixels and geometry, one slice alone, slices that differ
+            in size, orientation or pixel spacing, duplicates, gaps, uneven spacing and gantry tilt.
     """
     fault = _fault_of_any(series) or _fault_between(series)
     if fault:
@@ -70,52 +70,12 @@ def check_series(series: Series, *, tilted: bool = False) -> Geometry:
     return _stack(series, tilted)
 
 
-def _name(part: Slice) -> str:
-    return os.path.basename(part.path)
-
-
 def _fault_of_any(series: Series) -> str | None:
     """What is wrong with one of the files."""
     if series.damaged:
-        names = ", ".join(os.path.basename(file) for file in series.damaged)
+        names = brief(series.damaged)
         return f"has files beside it that cannot be read as DICOM, {names}; copy them again, or remove them."
-    for part in series.slices:
-        tags = part.tags
-        frames = int(tags.get("NumberOfFrames") or 1)
-        if frames > 1 or "Enhanced" in tags.get("SOPClassUID", pydicom.uid.UID("")).name:
-            kind = tags.SOPClassUID.name if tags.get("SOPClassUID") else "a multi-frame object"
-            return f"must hold one slice per file, got {kind} with {frames} frames; convert it to single frames."
-        if "LOCALIZER" in [str(value).upper() for value in tags.get("ImageType") or []]:
-            return f"is a localizer ({_name(part)}), not a stack of slices; choose another series."
-        samples = int(tags.get("SamplesPerPixel") or 1)
-        if samples != 1:
-            return f"must have one value per pixel, got {samples} in {_name(part)} (colors); convert it to gray values."
-        fault = _number_fault(tags) or _geometry_fault(tags)
-        if fault:
-            return f"{fault} in {_name(part)}; export the series again."
-    return None
-
-
-def _number_fault(tags: pydicom.Dataset) -> str | None:
-    for name in ("RescaleSlope", "RescaleIntercept"):
-        value = tags.get(name)
-        if value is not None and not np.isfinite(float(value)):
-            return f"must have a finite {name}, got {value}"
-    return None
-
-
-def _geometry_fault(tags: pydicom.Dataset) -> str | None:
-    for name, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
-        values = tags.get(name)
-        if values is None or len(values) != count or not np.isfinite(np.asarray(values, float)).all():
-            return f"must have {count} finite numbers as {name}, got {values}"
-    if min(float(value) for value in tags.PixelSpacing) <= 0:
-        return f"must have a positive PixelSpacing, got {[float(value) for value in tags.PixelSpacing]} mm"
-    row, column = _orientation(tags)
-    if not np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=1e-3):
-        given = [float(value) for value in tags.ImageOrientationPatient]
-        return f"must have orthogonal unit vectors as ImageOrientationPatient, got {given}"
-    return None
+    return next(filter(None, map(slice_fault, series.slices)), None)
 
 
 def _fault_between(series: Series) -> str | None:
@@ -127,7 +87,7 @@ def _fault_between(series: Series) -> str | None:
     orientation = np.asarray(first.tags.ImageOrientationPatient, float)
     pixel = np.asarray(first.tags.PixelSpacing, float)
     for other in others:
-        both = f"{_name(first)} and {_name(other)}"
+        both = f"{first.name} and {other.name}"
         own_size = (int(other.tags.Rows), int(other.tags.Columns))
         if own_size != size:
             return f"must have slices of one size, got {size} and {own_size} in {both}; export the series again."
@@ -177,7 +137,7 @@ def _spacing_fault(ordered: Sequence[Slice], heights: NDArray[np.float64]) -> st
     usual = float(np.percentile(gaps, 50, method="lower"))
     smallest = int(gaps.argmin())
     if gaps[smallest] <= _POSITION_TOLERANCE * max(usual, 1e-3):
-        twins = f"{_name(ordered[smallest])} and {_name(ordered[smallest + 1])}"
+        twins = f"{ordered[smallest].name} and {ordered[smallest + 1].name}"
         kinds = [name for name in _SERIES_WITHIN if len({str(part.tags.get(name)) for part in ordered}) > 1]
         hint = f" (the slices differ in {', '.join(kinds)})" if kinds else ""
         return (
@@ -186,7 +146,7 @@ def _spacing_fault(ordered: Sequence[Slice], heights: NDArray[np.float64]) -> st
         )
     tolerance = min(_POSITION_TOLERANCE * usual, _POSITION_LIMIT_MM)
     largest = int(gaps.argmax())
-    where = f"between {_name(ordered[largest])} and {_name(ordered[largest + 1])}"
+    where = f"between {ordered[largest].name} and {ordered[largest + 1].name}"
     if gaps[largest] > 1.5 * usual:
         missing = round(gaps[largest] / usual) - 1
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -68,7 +69,9 @@ class SavePreviewd(LabelMapOutputd):
         _caption(figure, label_map.case, label_map.volumes(self.structures))
         path = self.output_dir / f"{label_map.case}_preview.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, facecolor=_BACKGROUND)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # boxes, for a name in other letters
+            figure.savefig(path, facecolor=_BACKGROUND)
 
 
 def _to_ras(volume: MetaTensor) -> tuple[NDArray[Any], NDArray[np.float64]]:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import broken_files
+import broken_series
 import dicom_files
 import nibabel as nib
 import numpy as np
@@ -160,7 +162,9 @@ def test_dicom_and_nifti_in_one_folder(tmp_path):
         for name, value in (axes | {"SPACING": np.ones(3), "SHAPE": source.shape}).items():
             patch.setattr(dicom_files, name, value)
         patch.setattr(dicom_files, "voxels", lambda seed: stored)
-        dicom_files.write_series(tmp_path / "in" / "patient 1" / "mr")
+        dicom_files.write_series(
+            tmp_path / "in" / "patient 1" / "mr", lambda slice_, _: setattr(slice_, "Modality", "MR")
+        )
         dicom_files.write_series(tmp_path / "in" / "gap", lambda slice_, index: slice_.__setattr__("Rows", 7 + index))
     nib.save(source, tmp_path / "in" / "plain.nii.gz")
     done = infer(str(tmp_path / "in"), tmp_path / "out", check=False)
@@ -172,19 +176,17 @@ def test_dicom_and_nifti_in_one_folder(tmp_path):
 
 
 def test_bad_volumes_do_not_stop_good_ones(tmp_path):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    good = (BUNDLE / "sample" / "icbm152_left.nii.gz").read_bytes()
-    (folder / "good.nii.gz").write_bytes(good)
-    (folder / "truncated.nii.gz").write_bytes(good[: len(good) // 2])
-    nib.save(nib.Nifti1Image(np.full((20, 20, 20), np.nan, np.float32), np.eye(4)), folder / "nan.nii.gz")
-    nib.save(nib.Nifti1Image(np.ones((20, 20), np.float32), np.eye(4)), folder / "flat.nii.gz")
-    done = infer(str(folder), tmp_path / "out", check=False)
+    """A good volume among every kind of broken one that a search of the folder finds."""
+    bad = [kind for kinds in (broken_files.KINDS, broken_series.KINDS) for kind in kinds.values() if kind.found]
+    for number, kind in enumerate(bad):
+        kind.make(tmp_path / "in" / str(number))
+    (tmp_path / "in" / "good.nii.gz").write_bytes((BUNDLE / "sample" / "icbm152_left.nii.gz").read_bytes())
+    done = infer(str(tmp_path / "in"), tmp_path / "out", check=False)
     assert done.returncode == 1
-    summary = done.stderr[done.stderr.index("Refused 3 of 4 inputs:") :]
-    assert len(summary.strip().splitlines()) == 4 and "Traceback" not in done.stderr
-    assert (tmp_path / "out" / "good_seg.nii.gz").is_file()
-    assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 1
+    summary = done.stderr[done.stderr.index(f"Refused {len(bad)} of {len(bad) + 1} inputs:") :]
+    assert len(summary.strip().splitlines()) == len(bad) + 1 and "Traceback" not in done.stderr
+    written = {"good_seg.nii.gz", "good_preview.png", "volumes.csv", "volumes.json", "index.html"}
+    assert {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*")} == written
 
 
 @pytest.mark.parametrize("where", ["missing.nii.gz", "empty"])

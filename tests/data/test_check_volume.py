@@ -119,21 +119,14 @@ def test_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.9])
-def test_truncated(tmp_path: Path, suffix: str, part: float) -> None:
+def test_truncated_anywhere(tmp_path: Path, suffix: str, part: float) -> None:
     path = save(tmp_path / f"a{suffix}", noise(20, 20, 20))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(
-        VolumeError, match=r"a\.nii(\.gz)?: cannot be read to its end as NIfTI \(.+\); copy or convert it again\.$"
+        VolumeError, match=r"; copy or convert it again\.$|: is empty, it has 0 bytes; copy it again\.$"
     ):
         check_volume(path)
-
-
-def test_the_cause_is_one_sentence(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.nii", noise(*SHAPE))
-    path.write_bytes(path.read_bytes()[:400])
-    cause = "OSError: Expected 480 bytes, got 48 bytes from the file - could the file be damaged?"
-    refuses(path, f"cannot be read to its end as NIfTI ({cause}); copy or convert it again.")
 
 
 def test_damaged_voxels(tmp_path: Path) -> None:
@@ -146,16 +139,3 @@ def test_damaged_voxels(tmp_path: Path) -> None:
         VolumeError, match=r"a\.nii\.gz: cannot be read to its end as NIfTI \(BadGzipFile: CRC check failed"
     ):
         check_volume(path)
-
-
-def test_other_files(tmp_path: Path) -> None:
-    nib.save(nib.MGHImage(noise(*SHAPE), np.eye(4)), tmp_path / "other.mgz")
-    with pytest.raises(VolumeError, match=r"other\.mgz: cannot be read as DICOM"):
-        check_volume(tmp_path / "other.mgz")
-    (tmp_path / "text.nii.gz").write_text("no image")
-    (tmp_path / "folder.nii").mkdir()
-    for name, cause in (("text.nii.gz", "Not a gzipped file"), ("folder.nii", ".+")):
-        with pytest.raises(
-            VolumeError, match=f"{name}: cannot be read to its end as NIfTI .+{cause}.*; copy or convert"
-        ):
-            check_volume(tmp_path / name)

@@ -33,6 +33,8 @@ def test_json_of_the_decathlon(tmp_path):
     assert [Path(case["image"]).name for case in read_datalist(file)] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
     assert [Path(case["image"]).name for case in read_datalist(file, "validation")] == ["b.nii.gz"]
     assert read_datalist(write(tmp_path / "list.json", ["a.nii"])) == [{"image": str(tmp_path / "a.nii")}]
+    classes = write(tmp_path / "classes.json", [{"image": "a.nii", "label": 3}])
+    assert read_datalist(classes) == [{"image": str(tmp_path / "a.nii"), "label": 3}]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,12 @@ def test_json_of_the_decathlon(tmp_path):
         ("a.json", "{", "cannot be read as a datalist .JSONDecodeError"),
         ("a.json", {"cases": []}, "must hold a list named 'training', 'validation', 'test', 'testing', got 'cases'"),
         ("a.json", {"training": {}}, "must hold a list named 'training', got 'training'"),
+        ("a.json", '"a.nii.gz"', "must hold a list of cases, got 'a.nii.gz'"),
+        (
+            "a.csv",
+            "image,label\na.nii,b.nii,c.nii\n",
+            r"must have a name for every column, got \['c.nii'\] beyond them in case 1",
+        ),
         ("a.json", {"training": [{"label": "a"}]}, "must name an `image` for every case, got none in case 1"),
     ],
 )

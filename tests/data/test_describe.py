@@ -59,7 +59,7 @@ def test_the_command(image, tmp_path, capsys):
     made.write_series(tmp_path / "broken", lambda slice_, index: setattr(slice_, "Rows", 7 + index))
     assert main([str(tmp_path), "--output", str(tmp_path / "table.csv")]) == 1
     printed = capsys.readouterr().out
-    assert "3 cases, 1 with problems" in printed and "must have slices of one size" in printed
+    assert "3 cases, 1 with problems" in printed and "must have 120 bytes of pixels for 10 rows" in printed
     rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert [row["shape"] for row in rows] == ["", "3 x 4 x 5", "6 x 5 x 4"]
     assert main([image]) == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 
 import dicom_files as made
@@ -65,10 +66,12 @@ def test_compressed_pixels(syntax, tmp_path, monkeypatch):
         writer.KeepOriginalImageUIDOn()
         writer.UseCompressionOn()
         writer.SetCompressor(syntax)
+        before = locale.setlocale(locale.LC_ALL)
         for file in tmp_path.iterdir():
             image = sitk.ReadImage(file)
             writer.SetFileName(file)
             writer.Execute(image)
+        locale.setlocale(locale.LC_ALL, before)  # ITK's writer of DICOM leaves it at "C"
     assert pydicom.dcmread(next(tmp_path.iterdir())).file_meta.TransferSyntaxUID.is_compressed
     np.testing.assert_array_equal(load(tmp_path).numpy(), made.voxels().astype(np.float32) - 1000)
 
@@ -133,7 +136,7 @@ def test_colors_are_channels(tmp_path):
 @pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
 def test_damaged_and_missing_files(suffix, tmp_path):
     (tmp_path / f"cut{suffix}").write_bytes(b"cut")
-    with pytest.raises(VolumeError, match=f"cut{suffix}: cannot be read"):
+    with pytest.raises(VolumeError, match=f"cut{suffix}: (cannot be read|must be compressed by gzip)"):
         load(tmp_path / f"cut{suffix}")
     with pytest.raises(VolumeError, match=f"none{suffix}: does not exist; check the path"):
         load(tmp_path / f"none{suffix}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import dicom_files as made
 import nibabel as nib
 import numpy as np
 import pytest
@@ -48,6 +49,12 @@ def test_nothing_is_raised_when_all_are_good(tmp_path: Path) -> None:
 def test_channels_are_passed_on(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="must have 2 channels, got 1"):
         screen(save(tmp_path / "a.nii.gz"), channels=2)
+
+
+def test_modality_is_passed_on(tmp_path: Path) -> None:
+    made.write_series(tmp_path)
+    with pytest.raises(SystemExit, match="must be of modality MR, got CT; choose another series"):
+        screen(tmp_path, modality="MR")
 
 
 def test_it_ends_at_once_when_none_is_good(tmp_path: Path) -> None:

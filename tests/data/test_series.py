@@ -1,4 +1,4 @@
-"""What is no regular stack is refused in one sentence: series, rule, measured value, remedy."""
+"""Series are found and put in order; the many ways to be no regular stack are in ``test_broken_inputs``."""
 
 from __future__ import annotations
 
@@ -12,20 +12,6 @@ import pytest
 from monai_crossd.data import VolumeError, check_series, check_volume, find_series, one_series
 
 
-def set_tag(name, value, index=None):
-    """Give all slices, or one, another value."""
-
-    def change(slice_, i):
-        if index in (None, i):
-            setattr(slice_, name, value)
-
-    return change
-
-
-def without(name):
-    return lambda slice_, index: delattr(slice_, name)
-
-
 def move(*mm):
     """Shift each slice along the normal."""
 
@@ -34,91 +20,6 @@ def move(*mm):
         slice_.ImagePositionPatient = [float(value) for value in shifted]
 
     return change
-
-
-TURNED = [*made.COLUMN.tolist(), *made.NORMAL.tolist()]
-BROKEN = {
-    "localizer": (
-        set_tag("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]),
-        r"is a localizer \(0_001\.dcm\), not a stack of slices; choose another series\.",
-    ),
-    "multi-frame": (
-        set_tag("NumberOfFrames", 3),
-        r"must hold one slice per file, got CT Image Storage with 3 frames; convert it to single frames\.",
-    ),
-    "enhanced": (
-        set_tag("SOPClassUID", pydicom.uid.EnhancedCTImageStorage),
-        r"must hold one slice per file, got Enhanced CT Image Storage with 1 frames; convert it to single frames\.",
-    ),
-    "colors": (
-        set_tag("SamplesPerPixel", 3, 1),
-        r"must have one value per pixel, got 3 in 0_003\.dcm \(colors\); convert it to gray values\.",
-    ),
-    "no position": (
-        without("ImagePositionPatient"),
-        r"must have 3 finite numbers as ImagePositionPatient, got None in 0_001\.dcm; export the series again\.",
-    ),
-    "no orientation": (
-        without("ImageOrientationPatient"),
-        r"must have 6 finite numbers as ImageOrientationPatient, got None in",
-    ),
-    "no pixel spacing": (without("PixelSpacing"), "must have 2 finite numbers as PixelSpacing, got None in"),
-    "slope not a number": (
-        lambda slice_, index: slice_.add_new("RescaleSlope", "DS", "nan"),
-        r"must have a finite RescaleSlope, got nan in",
-    ),
-    "zero pixel spacing": (
-        set_tag("PixelSpacing", [0.0, 0.5], 2),
-        r"must have a positive PixelSpacing, got \[0\.0, 0\.5\] mm in 0_002\.dcm; export the series again\.",
-    ),
-    "no unit vectors": (
-        set_tag("ImageOrientationPatient", [1.0, 0, 0, 0.5, 0.5, 0]),
-        "must have orthogonal unit vectors as ImageOrientationPatient, got",
-    ),
-    "other size": (
-        set_tag("Rows", 4, 2),
-        r"must have slices of one size, got \(5, 6\) and \(4, 6\) in 0_001\.dcm and 0_002\.dcm; export the series",
-    ),
-    "other orientation": (
-        set_tag("ImageOrientationPatient", TURNED, 1),
-        r"must have slices of one orientation, got .* in 0_001\.dcm and 0_003\.dcm; separate them into series\.",
-    ),
-    "other pixel spacing": (
-        set_tag("PixelSpacing", [0.7, 0.6], 0),
-        r"must have one pixel spacing, got .* mm in 0_001\.dcm and 0_004\.dcm; separate them into series\.",
-    ),
-    "duplicate": (
-        move(0, 0, -2.5, -2.5),
-        r"must have one slice per position, got .* 0\.000 mm apart; separate the acquisitions, or remove the duplicate",
-    ),
-    "two acquisitions": (
-        lambda slice_, index: (
-            move(0, -2.5, -2.5, -5)(slice_, index),
-            set_tag("AcquisitionNumber", index % 2)(slice_, 0),
-        ),
-        r"must have one slice per position, got .* 0\.000 mm apart \(the slices differ in AcquisitionNumber\);",
-    ),
-    "gap": (
-        move(0, 0, 2.5, 2.5),
-        r"must have no gaps, got 5\.000 mm between 0_003\.dcm and 0_002\.dcm where 2\.500 mm is usual, so about 1 "
-        r"slice missing; export the series again\.",
-    ),
-    "large gap": (move(0, 0, 0, 5), "must have no gaps, got 7.500 mm .* so about 2 slices missing"),
-    "uneven": (
-        move(0, 0.2, 0.4, 0),
-        r"must have evenly spaced slices, got 2\.100 to 2\.700 mm, a slice 0\.400 mm off the regular grid \(tolerance "
-        r"0\.100 mm\); resample it to even spacing first\.",
-    ),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*not.*valid.*:UserWarning", "ignore:.*Invalid value.*:UserWarning")  # pydicom
-@pytest.mark.parametrize("kind", BROKEN)
-def test_broken_series(kind, tmp_path):
-    change, message = BROKEN[kind]
-    uid = made.write_series(tmp_path, change)
-    with pytest.raises(VolumeError, match=f"^{tmp_path}: series {re.escape(uid)} \\(CT, 4 files\\) {message}"):
-        check_series(one_series(tmp_path))
 
 
 def test_one_slice_is_no_stack(tmp_path):
@@ -173,8 +74,11 @@ def damaged(file):
 @pytest.mark.parametrize(
     ("way", "message"),
     [
-        ("truncated pixels", r"has pixels that cannot be read \(Cannot read requested file\); export it again\."),
-        ("no pixels", r"has pixels that cannot be read \(Cannot read requested file\); export it again\."),
+        (
+            "truncated pixels",
+            "must have 60 bytes of pixels for 5 rows and 6 columns of 16 bits, got 40 in {}; export the series again",
+        ),
+        ("no pixels", "must have pixels, got none in {}; export the series again"),
         (
             "truncated header",
             r"has files beside it that cannot be read as DICOM, {}; copy them again, or remove them\.",
@@ -196,7 +100,9 @@ def test_places_without_images(tmp_path):
     with pytest.raises(VolumeError, match=r"none\.dcm: does not exist; check the path"):
         find_series(tmp_path / "none.dcm")
     (tmp_path / "notes.dcm").write_text("not DICOM")
-    with pytest.raises(VolumeError, match=r"notes\.dcm: cannot be read as DICOM \(InvalidDicomError"):
+    with pytest.raises(
+        VolumeError, match=r"notes\.dcm: is no DICOM file, it starts with b'not DICO' and has no preamble"
+    ):
         find_series(tmp_path / "notes.dcm")
 
 
