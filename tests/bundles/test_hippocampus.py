@@ -7,13 +7,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import dicom_files
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from monai.bundle import ConfigWorkflow, scripts
 
 from monai_crossd import CrossDUNet, load_checkpoint
@@ -111,10 +114,9 @@ def test_training_runs_on_two_processes(dataset, tmp_path):
     assert load_checkpoint(CrossDUNet(1, 3, (4, 8, 8, 8)), tmp_path / "models" / "model.pt").complete
 
 
-def infer(dataset_dir: str, out: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return run(
-        "--config_file", config("inference"), "--dataset_dir", dataset_dir, "--output_dir", str(out), check=check
-    )
+def infer(dataset_dir: str, out: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    inputs = ["--dataset_dir", dataset_dir, "--output_dir", str(out)]
+    return run("--config_file", config("inference"), *inputs, *arguments, **options)
 
 
 def test_inference_writes_on_the_grid_of_the_input(tmp_path):
@@ -185,6 +187,88 @@ def test_bad_volumes_do_not_stop_good_ones(tmp_path):
     assert len(summary.strip().splitlines()) == 4 and "Traceback" not in done.stderr
     assert (tmp_path / "out" / "good_seg.nii.gz").is_file()
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 1
+
+
+def samples(folder: Path, names: str) -> Path:
+    """One sample under many names."""
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.nii.gz").write_bytes((BUNDLE / "sample" / "icbm152_left.nii.gz").read_bytes())
+    return folder
+
+
+def changed(folder: Path) -> dict[str, int]:
+    """When the outputs of each case were made."""
+    return {
+        file.name: file.stat().st_mtime_ns
+        for ending in ("seg.nii.gz", "preview.png")
+        for file in folder.glob(f"*_{ending}")
+    }
+
+
+def test_a_killed_run_is_taken_up(tmp_path):
+    """Killed after the first cases: whatever is in place is whole, stays as it is, and the others follow."""
+    folder, out = samples(tmp_path / "in", "abcdefgh"), tmp_path / "out"
+    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), "--config_file"]
+    command += [config("inference"), "--dataset_dir", str(folder), "--output_dir", str(out)]
+    environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
+        while process.poll() is None and not (out / "records" / "b.json").exists():
+            time.sleep(0.01)
+        time.sleep(0.3)  # into the next case
+        process.kill()
+    whole = changed(out)
+    assert 4 <= len(whole) < 16
+    for file in whole:
+        nib.load(out / file).get_fdata() if file.endswith(".gz") else imread(out / file)
+    done = infer(str(folder), out)
+    assert "Cases: 100%" in done.stderr and "8/8" in done.stderr
+    records = {file.stem: json.loads(file.read_text()) for file in (out / "records").glob("*.json")}
+    assert sorted(records) == list("abcdefgh") and {record["state"] for record in records.values()} == {"done"}
+    after = changed(out)
+    assert whole.items() < after.items() and len(after) == 16
+    assert not (out / ".partial").exists() and not list(out.rglob("*.partial"))
+    assert len(json.loads((out / "volumes.json").read_text())) == 8
+    assert (out / "index.html").read_text().count("<img") == 8
+
+
+def test_two_processes_share_the_cases(tmp_path):
+    """Five cases, the one in the middle bad: none lost, none done twice, one table over all."""
+    folder, out = samples(tmp_path / "in", "abcde"), tmp_path / "out"
+    (folder / "c.nii.gz").write_bytes((folder / "c.nii.gz").read_bytes()[:5000])
+    note = f"open('{tmp_path}/' + os.environ['RANK'], 'a').write(image.meta['filename_or_obj'][-len('a.nii.gz')])"
+    transforms = [*json.loads((CONFIGS / "inference.json").read_text())["preprocessing"]["transforms"]]
+    transforms += [
+        {"_target_": "Lambdad", "keys": "image", "func": f"$lambda image: {note} and image", "track_meta": False}
+    ]
+    (tmp_path / "noted.json").write_text(
+        json.dumps({"preprocessing#transforms": transforms, "+imports": ["$import os"]})
+    )
+    files = f"['{CONFIGS / 'inference.json'}', '{tmp_path / 'noted.json'}']"
+    done = infer(str(folder), out, "--config_file", files, torchrun=2, check=False)
+    assert done.returncode == 1 and done.stderr.count("Refused 1 of 5 inputs:") == 1, done.stderr
+    assert ((tmp_path / "0").read_text(), (tmp_path / "1").read_text()) == ("ae", "bd")
+    assert [row["case"] for row in json.loads((out / "volumes.json").read_text())] == list("abde")
+    page = (out / "index.html").read_text()
+    assert "4 of 5 inputs segmented. 1 refused." in page and "c.nii.gz" in page and page.count("<img") == 4
+    assert len(changed(out)) == 8 and not (out / ".partial").exists()
+
+
+def test_processes_without_a_case_of_their_own(tmp_path):
+    folder = samples(tmp_path / "in", "a")
+    infer(str(folder), tmp_path / "out", torchrun=2)
+    infer(str(folder), tmp_path / "out", torchrun=2)
+    assert len(json.loads((tmp_path / "out" / "volumes.json").read_text())) == 1
+
+
+def test_another_checkpoint_is_another_result(tmp_path):
+    folder, out, weights = samples(tmp_path / "in", "a"), tmp_path / "out", tmp_path / "other.pt"
+    infer(str(folder), out)
+    state = torch.load(WEIGHTS, weights_only=True)
+    torch.save({key: torch.zeros_like(value) for key, value in state.items()}, weights)
+    infer(str(folder), out, "--checkpoint", str(weights))
+    assert [row["total_ml"] for row in json.loads((out / "volumes.json").read_text())] == [0.0]
+    assert not nib.load(out / "a_seg.nii.gz").get_fdata().any()
 
 
 @pytest.mark.parametrize("where", ["missing.nii.gz", "empty"])
