@@ -16,7 +16,7 @@ from ..data.screening import Screening, list_cases
 from ..data.volumes import PathLike, Paths, VolumeError, case_name
 from ..outputs.report import write_report
 from .dataset import refusal
-from .processes import end_together, from_first, leave_processes, rank, wait_for_all, world_size
+from .processes import end_together, from_first, gather, leave_processes, rank, wait_for_all, world_size
 from .progress import Progress
 from .record import DONE, REFUSED, Record, Results
 from .stamp import file_digest, input_stamp
@@ -88,6 +88,7 @@ class Cohort:
         model = {
             "checkpoint": file_digest(checkpoint),
             "settings": json.loads(json.dumps(settings or {}, default=str)),
+            "tables": sorted(self._tables),
             "monai_crossd": monai_crossd.__version__,
         }
         self._plan = from_first(lambda: _plan(dataset_dir, self._results, model, str(overwrite).lower() == "true"))
@@ -97,6 +98,7 @@ class Cohort:
         self.root = self._plan.listing.root
         mine = (self._plan.cases[name] for name in self._plan.todo[rank() :: world_size()])
         self.share = [{"image": case.image, "case": case.case} for case in mine]
+        self._own: list[Record] = []  # finished by this process
         self._lock = FileLock(self._results.records / ".lock")
         self._progress: Progress | None = None  # of the first process alone
 
@@ -115,8 +117,9 @@ class Cohort:
             if self.share:
                 evaluator.run()
             wait_for_all(self._look)
+            own = gather(self._own)
             if self._progress:
-                self._progress.close()
+                self._progress.close(own)
                 self._results.unstage()
         except OSError as error:
             raise SystemExit(self._unwritable(error)) from error
@@ -144,15 +147,16 @@ class Cohort:
         case = self._plan.cases[batch["case"][0]]
         output = None
         if "refused" in batch:
-            self._results.refuse(case, batch["refused"][0], batch["traceback"][0])
+            record = self._results.refuse(case, batch["refused"][0], batch["traceback"][0])
         else:
             try:
                 self._results.stage()
                 output = engine._iteration(engine, batch)
-                self._results.keep(case, {key: output[0][key] for key in self._tables})
+                record = self._results.keep(case, {key: output[0][key] for key in self._tables})
             except Exception as error:  # whatever it is, the other cases go on
                 output = None
-                self._results.refuse(case, *refusal(case.case, error, "segmented"))
+                record = self._results.refuse(case, *refusal(case.case, error, "segmented"))
+        self._own.append(record)
         self._look()
         return output
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 __all__ = [
     "end_together",
     "from_first",
+    "gather",
     "join_processes",
     "leave_processes",
     "local_device",
@@ -69,14 +70,22 @@ def from_first(make: Callable[[], T]) -> T:
     return made[0]  # type: ignore[return-value]
 
 
+def gather(part: T) -> list[T]:
+    """What each process has, in all processes."""
+    parts = [part] * world_size()
+    if len(parts) > 1:
+        dist.all_gather_object(parts, part)
+    return parts
+
+
 def end_together(reason: str) -> None:
-    """End all processes if there is a reason; the first one prints it, and each returns 1.
+    """End all processes if there is a reason; the first one prints it and returns 1, the others 0.
 
     Raises:
         SystemExit: if ``reason`` is not empty.
     """
     if reason:
-        status = 1 if rank() else reason
+        status = 0 if rank() else reason  # torchrun ends all as soon as one fails
         leave_processes()
         raise SystemExit(status)
 

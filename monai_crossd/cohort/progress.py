@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 
@@ -46,9 +47,17 @@ class Progress:
             self._publish(self.finished)
             self._published = time.monotonic()
 
-    def close(self) -> None:
-        """Bring all up to date and end the bar."""
-        self._bar.update(self._read())
+    def close(self, parts: list[list[Record]]) -> None:
+        """Bring all up to date and end the bar.
+
+        Args:
+            parts: what each process finished; a file system shared by machines may show their records late.
+        """
+        count = self._read()
+        for record in itertools.chain(*parts):
+            count += self._found[record.case] is None
+            self._found[record.case] = record
+        self._bar.update(count)
         self._bar.close()
         self._publish(self.finished)
 

@@ -91,7 +91,7 @@ class Results:
         """Remove the staging folders of all processes, those of a run that was killed too."""
         shutil.rmtree(self._staging, ignore_errors=True)
 
-    def keep(self, new: Record, results: dict[str, Any]) -> None:
+    def keep(self, new: Record, results: dict[str, Any]) -> Record:
         """Move the staged files to their places, remove older ones of the case, and write that it is done."""
         staged = {file.relative_to(self.staging_dir): file for file in self.staging_dir.rglob("*") if file.is_file()}
         files = {name.as_posix(): file.stat().st_size for name, file in staged.items()}
@@ -102,12 +102,12 @@ class Results:
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, place)
         self._remove(old.keys() - files.keys())
-        self._write(replace(new, state=DONE, results=results, files=files))
+        return self._write(replace(new, state=DONE, results=results, files=files))
 
-    def refuse(self, new: Record, reason: str, traceback: str = "") -> None:
+    def refuse(self, new: Record, reason: str, traceback: str = "") -> Record:
         """Remove the files of the case and write why it has none."""
         self._remove(self._old_files(new.case))
-        self._write(replace(new, state=REFUSED, reason=reason, traceback=traceback))
+        return self._write(replace(new, state=REFUSED, reason=reason, traceback=traceback))
 
     def _old_files(self, case: str) -> dict[str, int]:
         old = self.read(case)
@@ -121,10 +121,11 @@ class Results:
     def _file(self, case: str) -> Path:
         return self.records / f"{case}.json"
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: Record) -> Record:
         file = self._file(record.case)
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(file, json.dumps(asdict(record), indent=2) + "\n")
+        return record
 
 
 def _size(file: Path) -> int:
