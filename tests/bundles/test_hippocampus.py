@@ -189,6 +189,14 @@ def test_bad_volumes_do_not_stop_good_ones(tmp_path):
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 1
 
 
+@pytest.fixture(scope="module")
+def light(tmp_path_factory) -> list[str]:
+    """Overrides for where it does not matter what the network finds."""
+    file = tmp_path_factory.mktemp("light") / "model.pt"
+    torch.save(CrossDUNet(1, 3, (4, 8, 8, 8)).state_dict(), file)
+    return [*FILTERS, "--checkpoint", str(file)]
+
+
 def samples(folder: Path, names: str) -> Path:
     """One sample under many names."""
     folder.mkdir()
@@ -206,11 +214,11 @@ def changed(folder: Path) -> dict[str, int]:
     }
 
 
-def test_a_killed_run_is_taken_up(tmp_path):
+def test_a_killed_run_is_taken_up(light, tmp_path):
     """Killed after the first cases: whatever is in place is whole, stays as it is, and the others follow."""
-    folder, out = samples(tmp_path / "in", "abcdefgh"), tmp_path / "out"
+    folder, out = samples(tmp_path / "in", "abcde"), tmp_path / "out"
     command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), "--config_file"]
-    command += [config("inference"), "--dataset_dir", str(folder), "--output_dir", str(out)]
+    command += [config("inference"), "--dataset_dir", str(folder), "--output_dir", str(out), *light]
     environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
         while process.poll() is None and not (out / "records" / "b.json").exists():
@@ -218,21 +226,21 @@ def test_a_killed_run_is_taken_up(tmp_path):
         time.sleep(0.3)  # into the next case
         process.kill()
     whole = changed(out)
-    assert 4 <= len(whole) < 16
+    assert 4 <= len(whole) < 10
     for file in whole:
         nib.load(out / file).get_fdata() if file.endswith(".gz") else imread(out / file)
-    done = infer(str(folder), out)
-    assert "Cases: 100%" in done.stderr and "8/8" in done.stderr
+    done = infer(str(folder), out, *light)
+    assert "Cases: 100%" in done.stderr and "5/5" in done.stderr
     records = {file.stem: json.loads(file.read_text()) for file in (out / "records").glob("*.json")}
-    assert sorted(records) == list("abcdefgh") and {record["state"] for record in records.values()} == {"done"}
+    assert sorted(records) == list("abcde") and {record["state"] for record in records.values()} == {"done"}
     after = changed(out)
-    assert whole.items() < after.items() and len(after) == 16
+    assert whole.items() < after.items() and len(after) == 10
     assert not (out / ".partial").exists() and not list(out.rglob("*.partial"))
-    assert len(json.loads((out / "volumes.json").read_text())) == 8
-    assert (out / "index.html").read_text().count("<img") == 8
+    assert len(json.loads((out / "volumes.json").read_text())) == 5
+    assert (out / "index.html").read_text().count("<img") == 5
 
 
-def test_two_processes_share_the_cases(tmp_path):
+def test_two_processes_share_the_cases(light, tmp_path):
     """Five cases, the one in the middle bad: none lost, none done twice, one table over all."""
     folder, out = samples(tmp_path / "in", "abcde"), tmp_path / "out"
     (folder / "c.nii.gz").write_bytes((folder / "c.nii.gz").read_bytes()[:5000])
@@ -245,7 +253,7 @@ def test_two_processes_share_the_cases(tmp_path):
         json.dumps({"preprocessing#transforms": transforms, "+imports": ["$import os"]})
     )
     files = f"['{CONFIGS / 'inference.json'}', '{tmp_path / 'noted.json'}']"
-    done = infer(str(folder), out, "--config_file", files, torchrun=2, check=False)
+    done = infer(str(folder), out, *light, "--config_file", files, torchrun=2, check=False)
     assert done.returncode == 1 and done.stderr.count("Refused 1 of 5 inputs:") == 1, done.stderr
     assert ((tmp_path / "0").read_text(), (tmp_path / "1").read_text()) == ("ae", "bd")
     assert [row["case"] for row in json.loads((out / "volumes.json").read_text())] == list("abde")
@@ -254,19 +262,18 @@ def test_two_processes_share_the_cases(tmp_path):
     assert len(changed(out)) == 8 and not (out / ".partial").exists()
 
 
-def test_processes_without_a_case_of_their_own(tmp_path):
+def test_a_process_without_a_case(light, tmp_path):
     folder = samples(tmp_path / "in", "a")
-    infer(str(folder), tmp_path / "out", torchrun=2)
-    infer(str(folder), tmp_path / "out", torchrun=2)
+    infer(str(folder), tmp_path / "out", *light, torchrun=2)
     assert len(json.loads((tmp_path / "out" / "volumes.json").read_text())) == 1
 
 
-def test_another_checkpoint_is_another_result(tmp_path):
-    folder, out, weights = samples(tmp_path / "in", "a"), tmp_path / "out", tmp_path / "other.pt"
-    infer(str(folder), out)
-    state = torch.load(WEIGHTS, weights_only=True)
+def test_another_checkpoint_is_another_result(light, tmp_path):
+    folder, out, weights = samples(tmp_path / "in", "a"), tmp_path / "out", tmp_path / "zero.pt"
+    infer(str(folder), out, *light)
+    state = torch.load(light[-1], weights_only=True)
     torch.save({key: torch.zeros_like(value) for key, value in state.items()}, weights)
-    infer(str(folder), out, "--checkpoint", str(weights))
+    infer(str(folder), out, *light, "--checkpoint", str(weights))
     assert [row["total_ml"] for row in json.loads((out / "volumes.json").read_text())] == [0.0]
     assert not nib.load(out / "a_seg.nii.gz").get_fdata().any()
 
