@@ -8,7 +8,7 @@ from .describe import Description, describe
 from .find import find_volumes
 from .pairs import find_pairs
 from .reader import SimpleITKReader
-from .screening import Screening, raise_refused, screen
+from .screening import Screening, list_cases
 from .series import Series, find_series, one_series
 from .stack import Geometry, check_series
 from .volumes import VolumeError, case_name
@@ -27,8 +27,7 @@ __all__ = [
     "find_pairs",
     "find_series",
     "find_volumes",
+    "list_cases",
     "one_series",
-    "raise_refused",
     "read_datalist",
-    "screen",
 ]

@@ -1,23 +1,21 @@
-"""Good volumes go on, refused ones are summed up at the end: how a bundle treats a list of inputs."""
+"""The cases that a user names, and what is refused: how a bundle treats a list of inputs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
-from .checks import check_volume
 from .find import find_volumes
-from .volumes import Paths, VolumeError, as_list, case_name
+from .volumes import PathLike, Paths, VolumeError, as_list, case_name
 
-__all__ = ["Screening", "raise_refused", "screen"]
+__all__ = ["Screening", "list_cases"]
+
+_LONGEST = 200  # bytes: file systems take 255, and results have postfixes
 
 
 class Screening(NamedTuple):
-    """What :func:`screen` found.
+    """What :func:`list_cases` found.
 
     Attributes:
         good: ``[{"image": path}, ...]``, for a dataset.
@@ -30,20 +28,27 @@ class Screening(NamedTuple):
     refused: list[VolumeError]
     root: str
 
+    def summary(self) -> str:
+        """A line for each refused input below a line with their number; empty if there are none."""
+        if not self.refused:
+            return ""
+        count = len(self.refused)
+        return "\n  ".join(
+            [f"Refused {count} of {count + len(self.good)} inputs:", *(str(error) for error in self.refused)]
+        )
 
-def screen(paths: Paths, channels: int = 1, modality: str | Sequence[str] | None = None) -> Screening:
-    """Find volumes and check each of them, so that a bad one does not stop the others.
+
+def list_cases(paths: Paths, output_dir: PathLike | None = None) -> Screening:
+    """Find volumes, so that a path without any does not stop the others; what is in them is not looked at.
 
     Args:
         paths: file, folder or list of these, see :func:`find_volumes`.
-        channels: how many channels the network takes.
-        modality: what the network takes, such as ``"MR"``, see :func:`check_volume`.
+        output_dir: folder of results, which are no inputs where it lies in a folder of ``paths``.
 
     Returns:
-        The good volumes, the refused ones, and the folder above them.
+        The volumes, what was refused, and the folder above the volumes.
 
     Raises:
-        SystemExit: if no good volume is left, with :func:`raise_refused`'s summary.
         ValueError: if ``paths`` is an empty list.
     """
     found: list[dict[str, str]] = []
@@ -51,40 +56,46 @@ def screen(paths: Paths, channels: int = 1, modality: str | Sequence[str] | None
     folders: list[str] = []
     for path in as_list(paths):
         try:
-            found += find_volumes(path)
-            folders.append(os.path.abspath(path if Path(path).is_dir() else Path(path).parent))
+            cases = _beside(find_volumes(path), path, output_dir)
         except VolumeError as error:
             refused.append(error)
+            continue
+        found += cases
+        folders += _above(cases, path)
     root = os.path.commonpath(folders) if folders else ""
 
     good: dict[str, dict[str, str]] = {}
-    for case in tqdm(found, desc="Checking volumes", disable=len(found) < 2):
+    for case in found:
         name = case_name(case["image"], root)
-        try:
-            if name in good:
-                other = good[name]["image"]
-                raise VolumeError(case["image"], f"has the same output name, {name!r}, as {other}; rename or drop one.")
-            check_volume(case["image"], channels, modality)
+        length = len(os.fsencode(os.path.basename(name)))
+        if length > _LONGEST:
+            reason = f"must have a name of at most {_LONGEST} bytes for its results, got {length}; rename it."
+        elif name in good:
+            reason = f"has the same output name, {name!r}, as {good[name]['image']}; rename or drop one."
+        else:
             good[name] = case
-        except VolumeError as error:
-            refused.append(error)
-
-    screening = Screening(list(good.values()), refused, root)
-    if not good:
-        raise_refused(screening)
-    return screening
+            continue
+        refused.append(VolumeError(case["image"], reason))
+    return Screening(list(good.values()), refused, root)
 
 
-def raise_refused(screening: Screening) -> None:
-    """End the process with a summary of the refused inputs; do nothing if there are none.
+def _above(cases: list[dict[str, str]], path: PathLike) -> list[str]:
+    """The folder given, unless it is a case itself, or the folders of the files given."""
+    files = [os.path.abspath(case["image"]) for case in cases]
+    folder = os.path.abspath(path)
+    return [folder] if os.path.isdir(path) and folder not in files else [os.path.dirname(file) for file in files]
 
-    Args:
-        screening: result of :func:`screen`.
 
-    Raises:
-        SystemExit: if an input was refused. Python prints the summary to stderr and returns 1, without a traceback.
-    """
-    if screening.refused:
-        count = len(screening.refused)
-        lines = [f"Refused {count} of {count + len(screening.good)} inputs:", *map(str, screening.refused)]
-        raise SystemExit("\n  ".join(lines))
+def _beside(cases: list[dict[str, str]], path: PathLike, output_dir: PathLike | None) -> list[dict[str, str]]:
+    """Leave out results."""
+    if output_dir is None or not os.path.isdir(path):
+        return cases
+    folder, results = Path(path).resolve(), Path(output_dir).resolve()
+    if folder == results:
+        raise VolumeError(path, "must not be `output_dir` too, results would be taken for volumes; name another one.")
+    if folder not in results.parents:
+        return cases
+    cases = [case for case in cases if not Path(case["image"]).parent.resolve().is_relative_to(results)]
+    if not cases:
+        raise VolumeError(path, f"holds no volumes but those of `output_dir`, {output_dir}; name another folder.")
+    return cases

@@ -1,4 +1,4 @@
-"""The label map that a bundle's postprocessing hands over, and what both outputs of it need."""
+"""The label map that a bundle's postprocessing hands over, and what its outputs need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 
 from ..data.volumes import PathLike, case_name
 
-__all__ = ["LabelMap", "LabelMapOutputd"]
+__all__ = ["LabelMap", "LabelMapOutputd", "LabelMapd"]
 
 
 @dataclass(frozen=True)
@@ -39,43 +39,37 @@ class LabelMap:
         return {name: torch.count_nonzero(labels == value).item() * voxel for value, name in structures.items()}
 
 
-class LabelMapOutputd(MapTransform):
-    """Base of the dictionary transforms that write something about a label map and pass the data on unchanged.
+class LabelMapd(MapTransform):
+    """Base of the dictionary transforms that take a label map.
 
     Place it after ``Invertd`` and ``AsDiscreted(argmax=True)``: the label map must be a ``MetaTensor`` of shape
     ``(1, D1, D2, D3)`` on the grid of the file that its ``filename_or_obj`` names.
 
     Args:
         keys: the key of the label map, one.
-        output_dir: folder to write to, made when needed.
         structures: label value to name; the values may be strings, as JSON has no other keys.
-        data_root_dir: folder above the images, as for ``SaveImaged``: subfolders between it and an image are kept.
+        data_root_dir: folder above the images; a case is named by its path below it, or by its file name alone.
 
     Raises:
         ValueError: if there are several keys, or a structure's label is no integer.
     """
 
     def __init__(
-        self,
-        keys: KeysCollection,
-        output_dir: PathLike,
-        structures: Mapping[int, str] | Mapping[str, str],
-        data_root_dir: PathLike = "",
+        self, keys: KeysCollection, structures: Mapping[int, str] | Mapping[str, str], data_root_dir: PathLike = ""
     ) -> None:
         super().__init__(keys)
         if len(self.keys) != 1:
             raise ValueError(f"`keys` must name one label map, got {self.keys}; add a transform for each.")
         if not structures or not all(str(value).isdecimal() for value in structures):
             raise ValueError(f"`structures` must map label values such as 1 to names, got {dict(structures)}.")
-        self.output_dir = Path(output_dir)
         self.structures = {int(value): name for value, name in structures.items()}
         self.data_root_dir = data_root_dir
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write what the subclass writes.
+    def label_map(self, data: Mapping[Hashable, Any]) -> LabelMap:
+        """The label map in ``data``.
 
         Raises:
-            ValueError: if the label map is no ``MetaTensor`` with its file's name, or of another shape.
+            ValueError: if it is no ``MetaTensor`` with its file's name, or of another shape.
         """
         (key,) = self.key_iterator(dict(data))
         pred = data[key]
@@ -87,12 +81,37 @@ class LabelMapOutputd(MapTransform):
                 f"{key!r} must be a label map of shape (1, D1, D2, D3), got {tuple(pred.shape)}; "
                 f"place {self._name} after `AsDiscreted` with `argmax`."
             )
-        self.write(LabelMap(case_name(file, self.data_root_dir), file, pred))
-        return dict(data)
+        return LabelMap(case_name(file, self.data_root_dir), file, pred)
 
     @property
     def _name(self) -> str:
         return type(self).__name__
+
+
+class LabelMapOutputd(LabelMapd):
+    """Base of those that write something about it and pass the data on unchanged.
+
+    Args:
+        keys: the key of the label map, one.
+        output_dir: folder to write to, made when needed.
+        structures: label value to name; the values may be strings, as JSON has no other keys.
+        data_root_dir: folder above the images, as for ``SaveImaged``: subfolders between it and an image are kept.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: PathLike,
+        structures: Mapping[int, str] | Mapping[str, str],
+        data_root_dir: PathLike = "",
+    ) -> None:
+        super().__init__(keys, structures, data_root_dir)
+        self.output_dir = Path(output_dir)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write what the subclass writes."""
+        self.write(self.label_map(data))
+        return dict(data)
 
     @abstractmethod
     def write(self, label_map: LabelMap) -> None:

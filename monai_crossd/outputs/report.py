@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -57,13 +58,16 @@ footer {{ color: #888; margin-top: 3rem; }}
 """
 
 
-def write_report(output_dir: PathLike, refused: Sequence[VolumeError] = (), title: str = "Segmentations") -> Path:
-    """Write ``index.html`` over what :class:`SaveStructureVolumesd` and :class:`SavePreviewd` wrote.
+def write_report(
+    output_dir: PathLike, refused: Sequence[VolumeError] = (), title: str = "Segmentations", waiting: int = 0
+) -> Path:
+    """Write ``index.html`` over what :func:`write_volumes` and :class:`SavePreviewd` wrote.
 
     Args:
         output_dir: their folder; the page links to its files, so folder and page move together.
-        refused: inputs that were refused, as of :func:`monai_crossd.data.screen`.
+        refused: inputs that were refused, with the reasons.
         title: heading of the page.
+        waiting: how many inputs are still to come.
 
     Returns:
         The page.
@@ -74,12 +78,13 @@ def write_report(output_dir: PathLike, refused: Sequence[VolumeError] = (), titl
     folder = Path(output_dir)
     source = folder / "volumes.json"
     if not source.is_file():
-        raise FileNotFoundError(f"{source} does not exist; run SaveStructureVolumesd with this `output_dir` first.")
+        raise FileNotFoundError(f"{source} does not exist; call `write_volumes` with this `output_dir` first.")
     rows: list[dict[str, Any]] = json.loads(source.read_text(encoding="utf-8"))
-    count = len(rows) + len(refused)
+    count = len(rows) + len(refused) + waiting
+    summary = f"{len(rows)} of {count} inputs segmented." + (f" {len(refused)} refused." if refused else "")
     page = _PAGE.format(
         title=escape(title),
-        summary=f"{len(rows)} of {count} inputs segmented." + (f" {len(refused)} refused." if refused else ""),
+        summary=summary + (f" {waiting} to come." if waiting else ""),
         refused=_refused(refused),
         head="".join(f"<th>{escape(name)}</th>" for name in _columns(rows)),
         rows="\n".join(_row(folder, row) for row in rows),
@@ -96,7 +101,7 @@ def _columns(rows: list[dict[str, Any]]) -> Iterable[str]:
 
 def _row(folder: Path, row: dict[str, Any]) -> str:
     case, file = row["case"], f"{row['case']}_seg.nii.gz"
-    shown = f'<a href="{quote(file)}">{escape(case)}</a>' if (folder / file).is_file() else escape(case)
+    shown = f'<a href="{quote(os.fsencode(file))}">{escape(case)}</a>' if (folder / file).is_file() else escape(case)
     numbers = (*row["volumes_ml"].values(), row["total_ml"])
     return f"<tr><td>{shown}</td>" + "".join(f"<td>{number:.2f}</td>" for number in numbers) + "</tr>"
 
@@ -105,7 +110,8 @@ def _figure(folder: Path, case: str) -> str:
     file = f"{case}_preview.png"
     if not (folder / file).is_file():
         return f"<p>{escape(case)}: no picture.</p>"
-    return f'<figure><img src="{quote(file)}" alt="{escape(case)}: planes with contours" loading="lazy"></figure>'
+    source = quote(os.fsencode(file))
+    return f'<figure><img src="{source}" alt="{escape(case)}: planes with contours" loading="lazy"></figure>'
 
 
 def _refused(refused: Sequence[VolumeError]) -> str:

@@ -1,4 +1,4 @@
-"""Volumes of the segmented structures, as tables that grow with the cases."""
+"""Volumes of the segmented structures: of one case in its data, of all cases as tables."""
 
 from __future__ import annotations
 
@@ -6,73 +6,66 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-
-from monai.config import KeysCollection
+from typing import Any
 
 from ..data.volumes import PathLike
-from .label_map import LabelMap, LabelMapOutputd
+from .label_map import LabelMapd
 
-__all__ = ["SaveStructureVolumesd", "replace_file"]
+__all__ = ["StructureVolumesd", "replace_file", "write_volumes"]
+
+_KEY = "volumes_ml"
 
 
-class SaveStructureVolumesd(LabelMapOutputd):
-    """Write the volume of each structure to ``volumes.csv`` and ``volumes.json``.
-
-    Both are replaced as a whole after every case, so they are complete and readable at any time of a run, and hold the
-    cases of this transform's life only. Volumes are in mL to 0.001 mL, one mm³. CSV: a row per case with a column per
-    structure and their total. JSON: the same, and the path of each case's image.
+class StructureVolumesd(LabelMapd):
+    """Measure the structures of a label map, and add ``"volumes_ml"`` to the data: name of a structure to mL.
 
     Args:
         keys: the key of the label map, one.
-        output_dir: folder to write to.
         structures: label value to name.
-        data_root_dir: folder above the images; a case is named by its path below it, or by its file name alone.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        output_dir: PathLike,
-        structures: Mapping[int, str] | Mapping[str, str],
-        data_root_dir: PathLike = "",
-    ) -> None:
-        super().__init__(keys, output_dir, structures, data_root_dir)
-        self._files: dict[str, str] = {}  # both by case: one that is run again replaces its row
-        self._volumes: dict[str, dict[str, float]] = {}
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Measure them."""
+        return {**data, _KEY: self.label_map(data).volumes(self.structures)}
 
-    def write(self, label_map: LabelMap) -> None:
-        """Add a case and replace both files."""
-        self._files[label_map.case] = os.path.abspath(label_map.file)
-        self._volumes[label_map.case] = label_map.volumes(self.structures)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        replace_file(self.output_dir / "volumes.csv", self._csv())
-        replace_file(self.output_dir / "volumes.json", self._json())
 
-    def _csv(self) -> str:
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["case", *(f"{name} [mL]" for name in self.structures.values()), "total [mL]"])
-        for case, volumes in self._volumes.items():
-            table.writerow([case, *(f"{volume:.3f}" for volume in (*volumes.values(), sum(volumes.values())))])
-        return text.getvalue()
+def write_volumes(output_dir: PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``volumes.csv`` and ``volumes.json``, each replaced as a whole.
 
-    def _json(self) -> str:
-        rows = [
-            {
-                "case": case,
-                "file": self._files[case],
-                "volumes_ml": {name: round(volume, 3) for name, volume in volumes.items()},
-                "total_ml": round(sum(volumes.values()), 3),
-            }
-            for case, volumes in self._volumes.items()
-        ]
-        return json.dumps(rows, indent=2) + "\n"
+    Volumes are in mL to 0.001 mL, one mm³. CSV: a row per case with a column per structure and their total. JSON: the
+    same, and the path of each case's image.
+
+    Args:
+        output_dir: folder to write to, made when needed.
+        rows: ``{"case": name, "file": path, "volumes_ml": {structure: mL}}`` per case, with the same structures.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    totals = [sum(row[_KEY].values()) for row in rows]
+
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["case", *(f"{name} [mL]" for name in (rows[0][_KEY] if rows else ())), "total [mL]"])
+    for row, total in zip(rows, totals, strict=True):
+        table.writerow([row["case"], *(f"{volume:.3f}" for volume in (*row[_KEY].values(), total))])
+    replace_file(folder / "volumes.csv", text.getvalue())
+
+    listed = [
+        {
+            "case": row["case"],
+            "file": row["file"],
+            _KEY: {name: round(volume, 3) for name, volume in row[_KEY].items()},
+            "total_ml": round(total, 3),
+        }
+        for row, total in zip(rows, totals, strict=True)
+    ]
+    replace_file(folder / "volumes.json", json.dumps(listed, indent=2) + "\n")
 
 
 def replace_file(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
     os.replace(partial, path)

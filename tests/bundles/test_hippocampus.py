@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import broken_files
 import broken_series
@@ -16,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from monai.bundle import ConfigWorkflow, scripts
 
 from monai_crossd import CrossDUNet, load_checkpoint
@@ -34,7 +37,7 @@ def run(*arguments: str, torchrun: int = 0, check: bool = True) -> subprocess.Co
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}"] if torchrun else []
     command = [sys.executable, *launch, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), *arguments]
     environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=300)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -113,10 +116,9 @@ def test_training_runs_on_two_processes(dataset, tmp_path):
     assert load_checkpoint(CrossDUNet(1, 3, (4, 8, 8, 8)), tmp_path / "models" / "model.pt").complete
 
 
-def infer(dataset_dir: str, out: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return run(
-        "--config_file", config("inference"), "--dataset_dir", dataset_dir, "--output_dir", str(out), check=check
-    )
+def infer(dataset_dir: str, out: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    inputs = ["--dataset_dir", dataset_dir, "--output_dir", str(out)]
+    return run("--config_file", config("inference"), *inputs, *arguments, **options)
 
 
 def test_inference_writes_on_the_grid_of_the_input(tmp_path):
@@ -186,7 +188,97 @@ def test_bad_volumes_do_not_stop_good_ones(tmp_path):
     summary = done.stderr[done.stderr.index(f"Refused {len(bad)} of {len(bad) + 1} inputs:") :]
     assert len(summary.strip().splitlines()) == len(bad) + 1 and "Traceback" not in done.stderr
     written = {"good_seg.nii.gz", "good_preview.png", "volumes.csv", "volumes.json", "index.html"}
-    assert {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*")} == written
+    files = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert {file for file in files if not file.startswith("records/")} == written
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory) -> list[str]:
+    """Overrides for where it does not matter what the network finds."""
+    file = tmp_path_factory.mktemp("light") / "model.pt"
+    torch.save(CrossDUNet(1, 3, (4, 8, 8, 8)).state_dict(), file)
+    return [*FILTERS, "--checkpoint", str(file)]
+
+
+def samples(folder: Path, names: str) -> Path:
+    """One sample under many names."""
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.nii.gz").write_bytes((BUNDLE / "sample" / "icbm152_left.nii.gz").read_bytes())
+    return folder
+
+
+def changed(folder: Path) -> dict[str, int]:
+    """When the outputs of each case were made."""
+    return {
+        file.name: file.stat().st_mtime_ns
+        for ending in ("seg.nii.gz", "preview.png")
+        for file in folder.glob(f"*_{ending}")
+    }
+
+
+def test_a_killed_run_is_taken_up(light, tmp_path):
+    """Killed after the first cases: whatever is in place is whole, stays as it is, and the others follow."""
+    folder, out = samples(tmp_path / "in", "abcde"), tmp_path / "out"
+    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), "--config_file"]
+    command += [config("inference"), "--dataset_dir", str(folder), "--output_dir", str(out), *light]
+    environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
+        while process.poll() is None and not (out / "records" / "b.json").exists():
+            time.sleep(0.01)
+        time.sleep(0.3)  # into the next case
+        process.kill()
+    whole = changed(out)
+    assert 4 <= len(whole) < 10
+    for file in whole:
+        nib.load(out / file).get_fdata() if file.endswith(".gz") else imread(out / file)
+    done = infer(str(folder), out, *light)
+    assert "Cases: 100%" in done.stderr and "5/5" in done.stderr
+    records = {file.stem: json.loads(file.read_text()) for file in (out / "records").glob("*.json")}
+    assert sorted(records) == list("abcde") and {record["state"] for record in records.values()} == {"done"}
+    after = changed(out)
+    assert whole.items() < after.items() and len(after) == 10
+    assert not (out / ".partial").exists() and not list(out.rglob("*.partial"))
+    assert len(json.loads((out / "volumes.json").read_text())) == 5
+    assert (out / "index.html").read_text().count("<img") == 5
+
+
+def test_two_processes_share_the_cases(light, tmp_path):
+    """Five cases, the one in the middle bad: none lost, none done twice, one table over all."""
+    folder, out = samples(tmp_path / "in", "abcde"), tmp_path / "out"
+    (folder / "c.nii.gz").write_bytes((folder / "c.nii.gz").read_bytes()[:5000])
+    note = f"open('{tmp_path}/' + os.environ['RANK'], 'a').write(image.meta['filename_or_obj'][-len('a.nii.gz')])"
+    transforms = [*json.loads((CONFIGS / "inference.json").read_text())["preprocessing"]["transforms"]]
+    transforms += [
+        {"_target_": "Lambdad", "keys": "image", "func": f"$lambda image: {note} and image", "track_meta": False}
+    ]
+    (tmp_path / "noted.json").write_text(
+        json.dumps({"preprocessing#transforms": transforms, "+imports": ["$import os"]})
+    )
+    files = f"['{CONFIGS / 'inference.json'}', '{tmp_path / 'noted.json'}']"
+    done = infer(str(folder), out, *light, "--config_file", files, torchrun=2, check=False)
+    assert done.returncode == 1 and done.stderr.count("Refused 1 of 5 inputs:") == 1, done.stderr
+    assert ((tmp_path / "0").read_text(), (tmp_path / "1").read_text()) == ("ae", "bd")
+    assert [row["case"] for row in json.loads((out / "volumes.json").read_text())] == list("abde")
+    page = (out / "index.html").read_text()
+    assert "4 of 5 inputs segmented. 1 refused." in page and "c.nii.gz" in page and page.count("<img") == 4
+    assert len(changed(out)) == 8 and not (out / ".partial").exists()
+
+
+def test_a_process_without_a_case(light, tmp_path):
+    folder = samples(tmp_path / "in", "a")
+    infer(str(folder), tmp_path / "out", *light, torchrun=2)
+    assert len(json.loads((tmp_path / "out" / "volumes.json").read_text())) == 1
+
+
+def test_another_checkpoint_is_another_result(light, tmp_path):
+    folder, out, weights = samples(tmp_path / "in", "a"), tmp_path / "out", tmp_path / "zero.pt"
+    infer(str(folder), out, *light)
+    state = torch.load(light[-1], weights_only=True)
+    torch.save({key: torch.zeros_like(value) for key, value in state.items()}, weights)
+    infer(str(folder), out, *light, "--checkpoint", str(weights))
+    assert [row["total_ml"] for row in json.loads((out / "volumes.json").read_text())] == [0.0]
+    assert not nib.load(out / "a_seg.nii.gz").get_fdata().any()
 
 
 @pytest.mark.parametrize("where", ["missing.nii.gz", "empty"])

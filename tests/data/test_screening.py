@@ -1,17 +1,16 @@
-"""In a list the good volumes go on and the refused ones are summed up; in a bundle, without a traceback."""
+"""Volumes are listed, other inputs are summed up."""
 
 from __future__ import annotations
 
 import pickle
 from pathlib import Path
 
-import dicom_files as made
+import dicom_files
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.bundle import ConfigParser
 
-from monai_crossd.data import Screening, VolumeError, raise_refused, screen
+from monai_crossd.data import Screening, VolumeError, case_name, list_cases
 
 
 def save(path: Path, value: float | None = None) -> Path:
@@ -21,101 +20,86 @@ def save(path: Path, value: float | None = None) -> Path:
     return path
 
 
-def test_good_volumes_go_on_and_the_others_are_named(tmp_path: Path) -> None:
+def test_volumes_are_listed_and_other_paths_are_named(tmp_path: Path) -> None:
     good = [save(tmp_path / "in" / name) for name in ("a/t1.nii.gz", "b/t1.nii.gz")]
-    flat, missing, empty = save(tmp_path / "in/b/t2.nii.gz", 3), tmp_path / "missing.nii.gz", tmp_path / "empty"
+    missing, empty = tmp_path / "missing.nii.gz", tmp_path / "empty"
     empty.mkdir()
-    screening = screen([tmp_path / "in", missing, empty])
-    assert screening.good == [{"image": str(path)} for path in good]
-    assert screening.root == str(tmp_path / "in")
-    assert [error.args[0] for error in screening.refused] == [str(missing), str(empty), str(flat)]
-    with pytest.raises(SystemExit) as caught:
-        raise_refused(screening)
-    assert str(caught.value).splitlines() == [
-        "Refused 3 of 5 inputs:",
+    listing = list_cases([tmp_path / "in", missing, empty])
+    assert listing.good == [{"image": str(path)} for path in good]
+    assert listing.root == str(tmp_path / "in")
+    assert listing.summary().splitlines() == [
+        "Refused 2 of 4 inputs:",
         f"  {missing}: does not exist; check the path.",
         f"  {empty}: holds no volumes; name a folder with NIfTI, NRRD, MetaImage or DICOM files (*.nii.gz, *.dcm).",
-        f"  {flat}: must show something, but every voxel is 3; export the image again.",
     ]
 
 
 def test_nothing_is_raised_when_all_are_good(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii.gz")
-    screening = screen(str(path))
-    assert screening == Screening([{"image": str(path)}], [], str(tmp_path))
-    raise_refused(screening)
+    listing = list_cases(str(path))
+    assert listing == Screening([{"image": str(path)}], [], str(tmp_path))
+    assert listing.summary() == ""
 
 
-def test_channels_are_passed_on(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="must have 2 channels, got 1"):
-        screen(save(tmp_path / "a.nii.gz"), channels=2)
-
-
-def test_modality_is_passed_on(tmp_path: Path) -> None:
-    made.write_series(tmp_path)
-    with pytest.raises(SystemExit, match="must be of modality MR, got CT; choose another series"):
-        screen(tmp_path, modality="MR")
-
-
-def test_it_ends_at_once_when_none_is_good(tmp_path: Path) -> None:
-    flat = save(tmp_path / "flat.nii.gz", 0)
-    with pytest.raises(SystemExit, match=r"^Refused 1 of 1 inputs:\n  .*flat\.nii\.gz: must show something"):
-        screen(flat)
+def test_an_empty_list_is_refused() -> None:
     with pytest.raises(ValueError, match="`paths` must name at least one file or folder"):
-        screen([])
+        list_cases([])
+
+
+def test_no_volume_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").touch()
+    assert list_cases(tmp_path).good == [{"image": str(tmp_path / "a.nii.gz")}]
 
 
 def test_no_result_is_written_over_another(tmp_path: Path) -> None:
     first, second = save(tmp_path / "a.nii"), save(tmp_path / "a.nii.gz")
-    screening = screen(tmp_path)
-    assert screening.good == [{"image": str(first)}]
-    assert [str(error) for error in screening.refused] == [
+    listing = list_cases(tmp_path)
+    assert listing.good == [{"image": str(first)}]
+    assert [str(error) for error in listing.refused] == [
         f"{second}: has the same output name, 'a', as {first}; rename or drop one."
     ]
+
+
+def test_a_name_leaves_room_for_postfixes(tmp_path: Path) -> None:
+    path = save(tmp_path / f"{'é' * 110}.nii.gz")
+    (error,) = list_cases([path, save(tmp_path / f"{'a' * 200}.nii.gz")]).refused
+    assert str(error) == f"{path}: must have a name of at most 200 bytes for its results, got 220; rename it."
+
+
+def test_results_are_no_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    image, result = save(tmp_path / "in" / "a.nii.gz"), save(tmp_path / "in" / "out" / "a_seg.nii.gz")
+    for output_dir in ("in/out", tmp_path / "in" / "out"):
+        assert list_cases("in", output_dir).good == [{"image": "in/a.nii.gz"}]
+    assert list_cases(result, "in/out").good == [{"image": str(result)}], "named by itself"
+    assert list_cases("in/out", "in").good == [{"image": "in/out/a_seg.nii.gz"}]
+    reason = "in: must not be `output_dir` too, results would be taken for volumes; name another one."
+    assert str(*list_cases("in", tmp_path / "in").refused) == reason
+    image.unlink()
+    reason = "in: holds no volumes but those of `output_dir`, in/out; name another folder."
+    assert str(*list_cases("in", "in/out").refused) == reason
 
 
 def test_the_root_is_the_closest_folder_of_those_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "in/a/t1.nii.gz")
     save(tmp_path / "in/b/t1.nii.gz")
     monkeypatch.chdir(tmp_path)
-    assert screen(["in/a/t1.nii.gz", "in/b", "elsewhere/t1.nii.gz"]).root == str(tmp_path / "in")
+    assert list_cases(["in/a/t1.nii.gz", "in/b", "elsewhere/t1.nii.gz"]).root == str(tmp_path / "in")
 
 
-def test_a_bar_is_shown_on_stderr_for_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    screen([save(tmp_path / "a.nii.gz"), save(tmp_path / "b.nii.gz")])
-    out, err = capsys.readouterr()
-    assert out == "" and "Checking volumes: 100%" in err and "2/2" in err
-    screen(tmp_path / "a.nii.gz")
-    assert capsys.readouterr() == ("", "")
+def test_the_root_is_above_the_volumes_of_a_datalist(tmp_path: Path) -> None:
+    """Else their results would lie outside of the folder of results."""
+    save(tmp_path / "in" / "a" / "t1.nii.gz")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "cases.csv").write_text("image\n../in/a/t1.nii.gz\n")
+    (case,) = (listing := list_cases(tmp_path / "lists" / "cases.csv")).good
+    assert case_name(case["image"], listing.root) == "t1"
 
 
-CONFIG = {
-    "imports": ["$import monai_crossd", "$import monai_crossd.data"],
-    "cases": "$monai_crossd.data.screen(@dataset_dir)",
-    "data": "$@cases.good",
-    "root": "$@cases.root",
-    "run": ["$print(len(@data))", "$monai_crossd.data.raise_refused(@cases)"],
-}
-
-
-def test_a_config_sees_the_parts(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.nii.gz")
-    parser = ConfigParser({**CONFIG, "dataset_dir": str(tmp_path)})
-    assert parser.get_parsed_content("data") == [{"image": str(path)}]
-    assert parser.get_parsed_content("root") == str(tmp_path)
-
-
-@pytest.mark.parametrize(("names", "written"), [(["a.nii.gz", "b.nii.gz"], "1\n"), (["b.nii.gz"], "")])
-def test_a_bundle_ends_with_the_summary(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], written: str
-) -> None:
-    save(tmp_path / "a.nii.gz")
-    parser = ConfigParser({**CONFIG, "dataset_dir": [str(tmp_path / name) for name in names]})
-    with pytest.raises(SystemExit) as caught:  # not the RuntimeError that a config makes of other errors
-        parser.get_parsed_content("run")
-    missing = f"  {tmp_path / 'b.nii.gz'}: does not exist; check the path."
-    assert caught.value.code == f"Refused 1 of {len(names)} inputs:\n{missing}"  # exit code 1 with this on stderr
-    assert capsys.readouterr().out == written  # the good one ran
+def test_the_root_is_above_a_series(tmp_path: Path) -> None:
+    dicom_files.write_series(tmp_path / "ct")
+    (case,) = (listing := list_cases(tmp_path / "ct")).good
+    assert case_name(case["image"], listing.root) == "ct"
 
 
 def test_errors_survive_a_worker_process() -> None:

@@ -56,6 +56,14 @@ def test_nothing_refused(tmp_path):
     assert "Refused" not in write_report(tmp_path).read_text()
 
 
+def test_some_are_still_to_come(tmp_path):
+    (tmp_path / "volumes.json").write_text(json.dumps([row("a")]))
+    assert (
+        "1 of 4 inputs segmented. 1 refused. 2 to come."
+        in write_report(tmp_path, [VolumeError("b", "is bad.")], waiting=2).read_text()
+    )
+
+
 def test_without_volumes(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"volumes\.json does not exist; run SaveStructureVolumesd"):
+    with pytest.raises(FileNotFoundError, match=r"volumes\.json does not exist; call `write_volumes`"):
         write_report(tmp_path)

@@ -1,4 +1,4 @@
-"""The tables hold the volumes in mL that a box of known size has, whatever the axes and the spacing."""
+"""Volumes are those in mL that a box of known size has, whatever the axes and the spacing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from monai.transforms import (
     Spacingd,
 )
 
-from monai_crossd.outputs import SaveStructureVolumesd
+from monai_crossd.outputs import StructureVolumesd, write_volumes
 
 STRUCTURES = {"1": "anterior", "2": "posterior"}  # as JSON gives it
 OBLIQUE = np.array([[0, 0, 2.0, 7], [-0.5, 0, 0, 3], [0, 3.0, 0.4, -33], [0, 0, 0, 1]])  # voxels of 3 mm³
@@ -34,44 +34,39 @@ def label_map(file: str, front: int, back: int, affine: np.ndarray = OBLIQUE) ->
     return MetaTensor(labels.reshape(1, 10, 8, 6), affine=affine, meta={"filename_or_obj": file})
 
 
-def test_tables_are_exact_and_complete_after_each_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    save = SaveStructureVolumesd("pred", "results/today", STRUCTURES, data_root_dir="in")
+def test_volumes_join_the_data() -> None:
     data = {"pred": label_map("in/p1/t1.nii.gz", 100, 50), "other": 1}
-    assert save(data) == data
-    header = "case,anterior [mL],posterior [mL],total [mL]\n"
-    table = Path("results/today/volumes.csv")
-    assert table.read_text() == header + "p1/t1,0.300,0.150,0.450\n"
-    save({"pred": label_map("in/p2/t1.nii", 0, 7, np.diag([-1.0, 1, 1, 1]))})
-    assert table.read_text() == header + "p1/t1,0.300,0.150,0.450\np2/t1,0.000,0.007,0.007\n"
-    assert json.loads(Path("results/today/volumes.json").read_text()) == [
-        {
-            "case": "p1/t1",
-            "file": str(tmp_path / "in/p1/t1.nii.gz"),
-            "volumes_ml": {"anterior": 0.3, "posterior": 0.15},
-            "total_ml": 0.45,
-        },
-        {
-            "case": "p2/t1",
-            "file": str(tmp_path / "in/p2/t1.nii"),
-            "volumes_ml": {"anterior": 0.0, "posterior": 0.007},
-            "total_ml": 0.007,
-        },
+    measured = StructureVolumesd("pred", STRUCTURES)(data)
+    assert measured["volumes_ml"] == pytest.approx({"anterior": 0.3, "posterior": 0.15})
+    assert measured.keys() - data.keys() == {"volumes_ml"} and measured["pred"] is data["pred"]
+
+
+ROWS = [
+    {"case": "p1/t1", "file": "/in/p1/t1.nii.gz", "volumes_ml": {"anterior": 0.3, "posterior, tail": 0.15}},
+    {"case": "p2/t1", "file": "/in/p2/t1.nii", "volumes_ml": {"anterior": 0.0, "posterior, tail": 0.00749}},
+]
+
+
+def test_tables_are_exact(tmp_path: Path) -> None:
+    write_volumes(tmp_path / "results" / "today", ROWS)
+    table = (tmp_path / "results" / "today" / "volumes.csv").read_text()
+    header = 'case,anterior [mL],"posterior, tail [mL]",total [mL]\n'
+    assert table == header + "p1/t1,0.300,0.150,0.450\np2/t1,0.000,0.007,0.007\n"
+    assert json.loads((tmp_path / "results" / "today" / "volumes.json").read_text()) == [
+        ROWS[0] | {"total_ml": 0.45},
+        ROWS[1] | {"volumes_ml": {"anterior": 0.0, "posterior, tail": 0.007}, "total_ml": 0.007},
     ]
-    assert sorted(os.listdir("results/today")) == ["volumes.csv", "volumes.json"]
+    assert sorted(os.listdir(tmp_path / "results" / "today")) == ["volumes.csv", "volumes.json"]
 
 
-def test_a_new_transform_starts_afresh_and_a_case_run_again_is_replaced(tmp_path: Path) -> None:
-    SaveStructureVolumesd("pred", tmp_path, STRUCTURES)({"pred": label_map("old.nii", 1, 1)})
-    save = SaveStructureVolumesd("pred", tmp_path, {2: "posterior, tail"})
-    for back in (10, 20):
-        save({"pred": label_map("in/new.nii", 5, back)})
-    assert (tmp_path / "volumes.csv").read_text() == 'case,"posterior, tail [mL]",total [mL]\nnew,0.060,0.060\n'
+def test_tables_without_cases(tmp_path: Path) -> None:
+    write_volumes(tmp_path, [])
+    assert (tmp_path / "volumes.csv").read_text() == "case,total [mL]\n"
+    assert json.loads((tmp_path / "volumes.json").read_text()) == []
 
 
 def test_a_failed_write_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = SaveStructureVolumesd("pred", tmp_path, STRUCTURES)
-    save({"pred": label_map("a.nii", 10, 0)})
+    write_volumes(tmp_path, ROWS[:1])
     before = (tmp_path / "volumes.csv").read_text()
 
     def full(self: Path, text: str, **kwargs: str) -> int:
@@ -79,7 +74,7 @@ def test_a_failed_write_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
-        save({"pred": label_map("b.nii", 10, 0)})
+        write_volumes(tmp_path, ROWS)
     assert (tmp_path / "volumes.csv").read_text() == before
 
 
@@ -108,13 +103,12 @@ def test_a_box_keeps_its_volume_through_a_bundle_s_transforms(tmp_path: Path) ->
                 resample=False,
                 print_log=False,
             ),
-            SaveStructureVolumesd("pred", tmp_path, {1: "box"}),
+            StructureVolumesd("pred", {1: "box"}),
         ]
     )
     (case,) = decollate_batch(list_data_collate([before({"image": str(tmp_path / "box.nii.gz")})]))
     case["pred"] = (case["image"] > 50).float()
-    after(case)
-    assert (tmp_path / "volumes.csv").read_text() == "case,box [mL],total [mL]\nbox,2.160,2.160\n"
+    assert after(case)["volumes_ml"] == pytest.approx({"box": 2.16})
     written = nib.load(tmp_path / "box_seg.nii.gz")
     np.testing.assert_array_equal(written.get_fdata(), image / 100)
     np.testing.assert_allclose(written.affine, affine)
@@ -123,7 +117,7 @@ def test_a_box_keeps_its_volume_through_a_bundle_s_transforms(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("pred", "message"),
     [
-        (torch.zeros(1, 2, 2, 2), "'pred' must be a MetaTensor that knows its file; place SaveStructureVolumesd after"),
+        (torch.zeros(1, 2, 2, 2), "'pred' must be a MetaTensor that knows its file; place StructureVolumesd after"),
         (MetaTensor(torch.zeros(1, 2, 2, 2)), "'pred' must be a MetaTensor that knows its file; place"),
         (
             label_map("a.nii", 1, 1).expand(3, -1, -1, -1),
@@ -132,17 +126,17 @@ def test_a_box_keeps_its_volume_through_a_bundle_s_transforms(tmp_path: Path) ->
         (label_map("a.nii", 1, 1)[0], r"'pred' must be a label map of shape .*, got \(10, 8, 6\)"),
     ],
 )
-def test_what_is_no_label_map_is_refused(tmp_path: Path, pred: torch.Tensor, message: str) -> None:
+def test_what_is_no_label_map_is_refused(pred: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SaveStructureVolumesd("pred", tmp_path, STRUCTURES)({"pred": pred})
+        StructureVolumesd("pred", STRUCTURES)({"pred": pred})
 
 
 @pytest.mark.parametrize("structures", [{}, {"one": "anterior"}, {1.5: "anterior"}, {-1: "anterior"}])
-def test_labels_must_be_integers(tmp_path: Path, structures: dict) -> None:
+def test_labels_must_be_integers(structures: dict) -> None:
     with pytest.raises(ValueError, match=r"`structures` must map label values such as 1 to names, got \{"):
-        SaveStructureVolumesd("pred", tmp_path, structures)
+        StructureVolumesd("pred", structures)
 
 
-def test_one_label_map_each(tmp_path: Path) -> None:
+def test_one_label_map_each() -> None:
     with pytest.raises(ValueError, match=r"`keys` must name one label map, got \('a', 'b'\); add a transform for each"):
-        SaveStructureVolumesd(["a", "b"], tmp_path, STRUCTURES)
+        StructureVolumesd(["a", "b"], STRUCTURES)
