@@ -79,8 +79,8 @@ def find_series(paths: Paths) -> list[Series]:
             are passed over), or a list of these.
 
     Returns:
-        The series that hold images, by their first file; objects such as structure sets and reports are left out
-        where a folder was given.
+        The series that hold images, by their first file; objects such as structure sets, segmentations and reports
+        are left out where a folder was given.
 
     Raises:
         VolumeError: if a path does not exist, a file given by name is not DICOM, or one is DICOM without an image.
@@ -94,7 +94,7 @@ def find_series(paths: Paths) -> list[Series]:
             if tags is None:
                 damaged += [str(file)] if is_dicom(file) or file.suffix.lower() == ".dcm" else []
                 continue
-            if "Rows" not in tags:
+            if "Rows" not in tags or tags.get("Modality") == "SEG":
                 if named:
                     raise VolumeError(file, f"holds no image, but {_kind(tags)}; give the image series.")
                 damaged += [str(file)] if _is_image(tags) else []

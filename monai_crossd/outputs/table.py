@@ -6,15 +6,16 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from monai.config import KeysCollection
 
 from ..data.volumes import PathLike
 from .label_map import LabelMap, LabelMapOutputd
 
-__all__ = ["SaveStructureVolumesd", "replace_file"]
+__all__ = ["SaveStructureVolumesd", "replace_file", "replace_tables"]
 
 
 class SaveStructureVolumesd(LabelMapOutputd):
@@ -46,20 +47,12 @@ class SaveStructureVolumesd(LabelMapOutputd):
         """Add a case and replace both files."""
         self._files[label_map.case] = os.path.abspath(label_map.file)
         self._volumes[label_map.case] = label_map.volumes(self.structures)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        replace_file(self.output_dir / "volumes.csv", self._csv())
-        replace_file(self.output_dir / "volumes.json", self._json())
-
-    def _csv(self) -> str:
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["case", *(f"{name} [mL]" for name in self.structures.values()), "total [mL]"])
-        for case, volumes in self._volumes.items():
-            table.writerow([case, *(f"{volume:.3f}" for volume in (*volumes.values(), sum(volumes.values())))])
-        return text.getvalue()
-
-    def _json(self) -> str:
+        header = ["case", *(f"{name} [mL]" for name in self.structures.values()), "total [mL]"]
         rows = [
+            [case, *(f"{volume:.3f}" for volume in (*volumes.values(), sum(volumes.values())))]
+            for case, volumes in self._volumes.items()
+        ]
+        records = [
             {
                 "case": case,
                 "file": self._files[case],
@@ -68,7 +61,18 @@ class SaveStructureVolumesd(LabelMapOutputd):
             }
             for case, volumes in self._volumes.items()
         ]
-        return json.dumps(rows, indent=2) + "\n"
+        replace_tables(self.output_dir / "volumes", header, rows, records)
+
+
+def replace_tables(
+    stem: Path, header: Sequence[str], rows: Iterable[Sequence[str]], records: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write ``rows`` to ``<stem>.csv`` and ``records`` to ``<stem>.json``, each as a whole; make their folder."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(stem.with_suffix(".csv"), text.getvalue())
+    replace_file(stem.with_suffix(".json"), json.dumps(records, indent=2) + "\n")
 
 
 def replace_file(path: Path, text: str) -> None:
