@@ -197,7 +197,7 @@ class SaveDicomSegd(LabelMapOutputd):
 def _highdicom() -> ModuleType:
     try:
         import highdicom
-    except ImportError:
+    except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "SaveDicomSegd needs highdicom for the results of DICOM series; install it by `pip install highdicom`."
         ) from None
