@@ -34,7 +34,7 @@ def run(*arguments: str, torchrun: int = 0, check: bool = True) -> subprocess.Co
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}"] if torchrun else []
     command = [sys.executable, *launch, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), *arguments]
     environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=300)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
