@@ -49,6 +49,8 @@ _MAY_BE_EMPTY = (
 )
 #: how far a voxel may lie from the source's, in voxels
 _TOLERANCE = 0.05
+#: characters of DICOM's long string
+_LONGEST = 64
 _NOTICE = "Not for diagnostic use"
 
 
@@ -63,16 +65,16 @@ class SaveDicomSegd(LabelMapOutputd):
     Args:
         keys: the key of the label map, one.
         output_dir: folder to write to, made when needed.
-        structures: label value to name, which becomes the segment's label.
-        model_name: the algorithm's name, at most 64 characters.
-        model_version: its version.
+        structures: label value to name, which becomes the segment's label, of at most 64 characters.
+        model_name: the algorithm's name, of at most 64 characters.
+        model_version: its version, of at most 64 characters.
         codes: label value to ``{"type": code, "category": code, "modifiers": [code, ...]}``, a code being value, scheme
             and meaning, such as ``["5366008", "SCT", "Hippocampus"]``. ``"category"`` is Anatomical Structure where it
             is left out; a structure without an entry is coded as Tissue, and a warning is logged.
         data_root_dir: folder above the images; a case is named by its path below it, or by its file name alone.
 
     Raises:
-        ValueError: if a code is not that of a structure, or not three texts.
+        ValueError: if a code is not that of a structure or not three texts, or a name or version is too long.
     """
 
     def __init__(
@@ -86,6 +88,10 @@ class SaveDicomSegd(LabelMapOutputd):
         data_root_dir: PathLike = "",
     ) -> None:
         super().__init__(keys, output_dir, structures, data_root_dir)
+        texts = [("model_name", model_name), ("model_version", model_version)]
+        for argument, text in [*texts, *(("structures", name) for name in self.structures.values())]:
+            if not isinstance(text, str) or not 1 <= len(text) <= _LONGEST:
+                raise ValueError(f"`{argument}` must be text of 1 to {_LONGEST} characters for DICOM, got {text!r}.")
         self.model_name, self.model_version = model_name, model_version
         self.codes = _read_codes(codes or {}, self.structures)
         uncoded = [name for value, name in self.structures.items() if value not in self.codes]
@@ -219,12 +225,12 @@ def _read_codes(codes: Mapping[Any, Mapping[str, Any]], structures: Mapping[int,
 
 
 def _is_code(code: object) -> bool:
-    """Value and scheme of at most 16 characters and a meaning of at most 64, as DICOM limits them."""
+    """Value and scheme of at most 16 characters and a meaning, as DICOM limits them."""
     texts = code if isinstance(code, (list, tuple)) else ()
     return (
         len(texts) == 3
         and all(isinstance(text, str) and text for text in texts)
-        and all(len(text) <= most for text, most in zip(texts, (16, 16, 64), strict=True))
+        and all(len(text) <= most for text, most in zip(texts, (16, 16, _LONGEST), strict=True))
     )
 
 

@@ -295,3 +295,19 @@ def test_what_does_not_read_back_is_not_kept(tmp_path, monkeypatch):
 def test_codes_must_be_codes_of_structures(codes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         save(tmp_path, codes=codes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model_name": "n" * 65}, r"`model_name` must be text of 1 to 64 characters for DICOM, got 'nnn"),
+        ({"model_version": 1.0}, r"`model_version` must be text of 1 to 64 characters for DICOM, got 1\.0\."),
+        (
+            {"structures": {1: ""}, "codes": None},
+            r"`structures` must be text of 1 to 64 characters for DICOM, got ''\.",
+        ),
+    ],
+)
+def test_names_must_fit_dicom(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        save(tmp_path, **arguments)
