@@ -54,7 +54,8 @@ def _slice(pixels: np.ndarray, position: np.ndarray, uid: str) -> pydicom.Datase
     data.file_meta = pydicom.dataset.FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, generate_uid()
-    data.SeriesInstanceUID, data.StudyInstanceUID = uid, generate_uid()
+    data.SeriesInstanceUID = uid
+    data.StudyInstanceUID, data.FrameOfReferenceUID = (generate_uid(entropy_srcs=[uid, kind]) for kind in "SF")
     data.Modality, data.PatientPosition, data.PatientName = "CT", "HFS", "Test^Made"
     data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     data.ImagePositionPatient = [float(round(value, 6)) for value in position]

@@ -56,8 +56,8 @@ def find_series(paths: Paths) -> list[Series]:
             are passed over), or a list of these.
 
     Returns:
-        The series that hold images, by their first file; objects such as structure sets and reports are left out
-        where a folder was given.
+        The series that hold images, by their first file; objects such as structure sets, segmentations and reports
+        are left out where a folder was given.
 
     Raises:
         VolumeError: if a path does not exist, a file given by name is not DICOM, or one is DICOM without an image.

@@ -1,9 +1,19 @@
-"""Results out: tables, pictures and a page beside the label maps that MONAI's ``SaveImaged`` writes."""
+"""Results out: tables, pictures and DICOM-SEG beside the label maps that MONAI's ``SaveImaged`` writes."""
 
 from __future__ import annotations
 
+from .classification import Classificationd, write_classification
+from .dicom_seg import SaveDicomSegd
 from .preview import SavePreviewd
 from .report import write_report
 from .table import StructureVolumesd, write_volumes
 
-__all__ = ["SavePreviewd", "StructureVolumesd", "write_report", "write_volumes"]
+__all__ = [
+    "Classificationd",
+    "SaveDicomSegd",
+    "SavePreviewd",
+    "StructureVolumesd",
+    "write_classification",
+    "write_report",
+    "write_volumes",
+]

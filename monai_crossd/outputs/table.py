@@ -6,14 +6,14 @@ import csv
 import io
 import json
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.volumes import PathLike
 from .label_map import LabelMapd
 
-__all__ = ["StructureVolumesd", "replace_file", "write_volumes"]
+__all__ = ["StructureVolumesd", "replace_file", "replace_tables", "write_volumes"]
 
 _KEY = "volumes_ml"
 
@@ -41,18 +41,13 @@ def write_volumes(output_dir: PathLike, rows: Sequence[Mapping[str, Any]]) -> No
         output_dir: folder to write to, made when needed.
         rows: ``{"case": name, "file": path, "volumes_ml": {structure: mL}}`` per case, with the same structures.
     """
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     totals = [sum(row[_KEY].values()) for row in rows]
-
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["case", *(f"{name} [mL]" for name in (rows[0][_KEY] if rows else ())), "total [mL]"])
-    for row, total in zip(rows, totals, strict=True):
-        table.writerow([row["case"], *(f"{volume:.3f}" for volume in (*row[_KEY].values(), total))])
-    replace_file(folder / "volumes.csv", text.getvalue())
-
-    listed = [
+    header = ["case", *(f"{name} [mL]" for name in (rows[0][_KEY] if rows else ())), "total [mL]"]
+    lines = [
+        [row["case"], *(f"{volume:.3f}" for volume in (*row[_KEY].values(), total))]
+        for row, total in zip(rows, totals, strict=True)
+    ]
+    records = [
         {
             "case": row["case"],
             "file": row["file"],
@@ -61,7 +56,18 @@ def write_volumes(output_dir: PathLike, rows: Sequence[Mapping[str, Any]]) -> No
         }
         for row, total in zip(rows, totals, strict=True)
     ]
-    replace_file(folder / "volumes.json", json.dumps(listed, indent=2) + "\n")
+    replace_tables(Path(output_dir) / "volumes", header, lines, records)
+
+
+def replace_tables(
+    stem: Path, header: Sequence[str], rows: Iterable[Sequence[str]], records: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write ``rows`` to ``<stem>.csv`` and ``records`` to ``<stem>.json``, each as a whole; make their folder."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(stem.with_suffix(".csv"), text.getvalue())
+    replace_file(stem.with_suffix(".json"), json.dumps(records, indent=2) + "\n")
 
 
 def replace_file(path: Path, text: str) -> None:

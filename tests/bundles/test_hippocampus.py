@@ -16,10 +16,12 @@ import broken_series
 import dicom_files
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from matplotlib.image import imread
 from monai.bundle import ConfigWorkflow, scripts
+from pydicom.sr.codedict import codes
 
 from monai_crossd import CrossDUNet, load_checkpoint
 
@@ -121,7 +123,11 @@ def infer(dataset_dir: str, out: Path, *arguments: str, **options: Any) -> subpr
     return run("--config_file", config("inference"), *inputs, *arguments, **options)
 
 
-def test_inference_writes_on_the_grid_of_the_input(tmp_path):
+def test_inference_writes_on_the_grid_of_the_input(tmp_path, tmp_path_factory, monkeypatch):
+    """NIfTI needs no highdicom."""
+    absent = tmp_path_factory.mktemp("absent")
+    (absent / "highdicom.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(absent), prepend=os.pathsep)
     infer(str(BUNDLE / "sample"), tmp_path)
     for name in ("icbm152_left", "icbm152_right"):
         image = nib.load(BUNDLE / "sample" / f"{name}.nii.gz")
@@ -175,6 +181,27 @@ def test_dicom_and_nifti_in_one_folder(tmp_path):
     np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
     np.testing.assert_array_equal(ours.dataobj, theirs.dataobj)
     assert (tmp_path / "out" / "patient 1" / "mr_preview.png").is_file()
+    (file,) = (tmp_path / "out").rglob("*.dcm")  # none for NIfTI
+    assert file == tmp_path / "out" / "patient 1" / "mr_seg.dcm"
+    assert_is_segmentation(pydicom.dcmread(file), np.asarray(ours.dataobj), lps[:, 2])
+
+
+def assert_is_segmentation(data: pydicom.Dataset, labels: np.ndarray, normal: np.ndarray) -> None:
+    """Labels ``(columns, rows, slices)``, slices in the direction of ``normal``."""
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    frames = data.pixel_array.reshape(2, labels.shape[2], *data.pixel_array.shape[1:])  # structures, slices
+    planes = [frame.PlanePositionSequence[0] for frame in data.PerFrameFunctionalGroupsSequence]
+    heights = np.array([plane.ImagePositionPatient for plane in planes], float) @ normal
+    for part, name, value in zip(data.SegmentSequence, ("Anterior", "Posterior"), (1, 2), strict=True):
+        assert part.SegmentLabel == f"{name.lower()} hippocampus"
+        assert part.SegmentAlgorithmName == metadata["name"]
+        assert part.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion == metadata["version"]
+        (kind,) = part.SegmentedPropertyTypeCodeSequence
+        (modifier,) = kind.SegmentedPropertyTypeModifierCodeSequence
+        for found, code in ((kind, codes.SCT.Hippocampus), (modifier, getattr(codes.SCT, name))):
+            assert (found.CodeValue, found.CodingSchemeDesignator, found.CodeMeaning) == code[:3]
+        order = np.argsort(heights[: labels.shape[2]])
+        np.testing.assert_array_equal(frames[value - 1][order], (labels == value).T)
 
 
 def test_bad_volumes_do_not_stop_good_ones(tmp_path):
