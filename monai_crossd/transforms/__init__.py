@@ -12,6 +12,8 @@ from .intensity import (
     IntensityRange,
     IntensityRanged,
 )
+from .mr import MRPercentiles, MRPercentilesd, MRZScore, MRZScored
+from .size import spaced_cube, whole_volume
 
 __all__ = [
     "HU_WINDOWS",
@@ -22,4 +24,10 @@ __all__ = [
     "HUWindowsd",
     "IntensityRange",
     "IntensityRanged",
+    "MRPercentiles",
+    "MRPercentilesd",
+    "MRZScore",
+    "MRZScored",
+    "spaced_cube",
+    "whole_volume",
 ]

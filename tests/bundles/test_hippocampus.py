@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import broken_files
 import broken_series
+import bundle_runs
 import dicom_files
 import nibabel as nib
 import numpy as np
@@ -20,7 +22,6 @@ import pydicom
 import pytest
 import torch
 from matplotlib.image import imread
-from monai.bundle import ConfigWorkflow, scripts
 from pydicom.sr.codedict import codes
 
 from monai_crossd import CrossDUNet, load_checkpoint
@@ -31,32 +32,15 @@ WEIGHTS = BUNDLE / "models" / "model.pt"
 FILTERS_OF_WEIGHTS = json.loads((CONFIGS / "inference.json").read_text())["network_def"]["filters"]
 
 
-def config(*names: str) -> str:
-    return "[" + ", ".join(f"'{CONFIGS / name}.json'" for name in names) + "]"
-
-
-def run(*arguments: str, torchrun: int = 0, check: bool = True) -> subprocess.CompletedProcess[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}"] if torchrun else []
-    command = [sys.executable, *launch, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), *arguments]
-    environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=300)
-    assert not check or done.returncode == 0, done.stderr[-3000:]
-    return done
+config, run = partial(bundle_runs.config, BUNDLE), partial(bundle_runs.run, BUNDLE)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
-    """Five noisy volumes with a bright box of two halves, in the layout of the Medical Segmentation Decathlon."""
-    root, rng = tmp_path_factory.mktemp("dataset"), np.random.default_rng(0)
-    for folder in ("imagesTr", "labelsTr"):
-        (root / folder).mkdir()
-    for i in range(5):
-        label = np.zeros((20, 24, 18), np.uint8)
-        label[6:14, 8:14, 5:12], label[6:14, 14:19, 5:12] = 1, 2
-        image = rng.normal(label * 100, 20).astype(np.float32)
-        nib.save(nib.Nifti1Image(image, np.eye(4)), root / "imagesTr" / f"case_{i}.nii.gz")
-        nib.save(nib.Nifti1Image(label, np.eye(4)), root / "labelsTr" / f"case_{i}.nii.gz")
-    return root
+    """In the layout of the Medical Segmentation Decathlon."""
+    return bundle_runs.write_dataset(
+        tmp_path_factory.mktemp("dataset"), "imagesTr/case_{}.nii.gz", "labelsTr/case_{}.nii.gz"
+    )
 
 
 def small(dataset: Path, out: Path, *names: str) -> list[str]:
@@ -313,66 +297,3 @@ def test_nothing_to_segment_is_one_sentence(where, tmp_path):
     (tmp_path / "empty").mkdir()
     done = infer(str(tmp_path / where), tmp_path / "out", check=False)
     assert done.returncode == 1 and "Refused 1 of 1 inputs:" in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("kind", ["train", "inference"])
-def test_properties(kind, dataset, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    options = {"dataset_dir": str(dataset), "num_workers": 0} if kind == "train" else {}
-    workflow = ConfigWorkflow(
-        config_file=str(CONFIGS / f"{kind}.json"),
-        meta_file=str(CONFIGS / "metadata.json"),
-        workflow_type=kind,
-        bundle_root=str(BUNDLE),
-        **options,
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # MONAI warns that it has no hash to check the schema with
-def test_metadata_is_valid():
-    pytest.importorskip("jsonschema")
-    scripts.verify_metadata(
-        meta_file=str(CONFIGS / "metadata.json"), filepath=str(Path(__file__).parent / "metadata_schema.json")
-    )
-
-
-COMMON = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
-
-
-def test_network_takes_what_the_metadata_says():
-    scripts.verify_net_in_out(net_id="network_def", device="cpu", n=2, bundle_root=str(BUNDLE), **COMMON)
-
-
-def test_torchscript_export_agrees(tmp_path):
-    file = str(tmp_path / "model.ts")
-    scripts.ckpt_export(net_id="network_def", filepath=file, ckpt_file=str(WEIGHTS), bundle_root=str(BUNDLE), **COMMON)
-    net, x = CrossDUNet(1, 3, FILTERS_OF_WEIGHTS).eval(), torch.randn(1, 1, 16, 24, 16)
-    load_checkpoint(net, WEIGHTS)
-    torch.testing.assert_close(torch.jit.load(file)(x), net(x), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_onnx_export_agrees(tmp_path):
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    file = str(tmp_path / "model.onnx")
-    arguments = {"ckpt_file": str(WEIGHTS), "bundle_root": str(BUNDLE), "input_shape": [1, 1, 16, 24, 16]}
-    scripts.onnx_export(net_id="network_def", filepath=file, **arguments, **COMMON)
-    net, x = CrossDUNet(1, 3, FILTERS_OF_WEIGHTS).eval(), torch.randn(1, 1, 16, 24, 16)
-    load_checkpoint(net, WEIGHTS)
-    session = runtime.InferenceSession(file)
-    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(y), net(x), rtol=1e-3, atol=1e-3)
-
-
-def test_model_zoo_rules():
-    assert (BUNDLE / "LICENSE").is_file() and (BUNDLE / "docs" / "README.md").is_file()
-    assert (BUNDLE / "docs" / "data_license.txt").is_file()
-    metadata = json.loads((CONFIGS / "metadata.json").read_text())
-    assert metadata["version"] in metadata["changelog"]
-    assert WEIGHTS.stat().st_size <= 25 * 2**20
-    for file in CONFIGS.glob("*.json"):
-        assert "/home/" not in file.read_text() and "/root/" not in file.read_text()
