@@ -17,7 +17,7 @@ from tqdm import tqdm
 import monai_crossd
 
 from .cases import GROUPS, Case, cases, layer_case
-from .report import write_report
+from .report import write_plot, write_tables
 from .timing import settings, time_case
 
 
@@ -42,11 +42,14 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"`--output_dir` must be a folder that can be written, got {folder} ({error.strerror}).")
     torch.manual_seed(options.seed)
     work = [(row, setting) for row in rows for setting in settings(device, options.compile, row.group)]
-    timings = []
+    timings, text = [], ""
     with _two_threads(device):
+        run = _run(device, options, small)
         for row, setting in tqdm(work, desc="Timing"):
             timings += time_case(row, setting, device, options.repeats)
-        print(write_report(folder, timings, _run(device, options, small)))
+            text = write_tables(folder, timings, run)  # a run that is cut off leaves what it timed
+    print(text)
+    write_plot(folder / "benchmark.png", timings)
     files = [file.name for file in sorted(folder.glob("benchmark.*"))]
     print(f"Written to {folder}: {', '.join(files)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,17 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from .cases import GROUPS
 from .timing import Timing
 
-__all__ = ["as_markdown", "write_report"]
+__all__ = ["as_markdown", "write_plot", "write_tables"]
 
 _SWEEPS = {"batch": ("images", 0), "side": ("side in pixels", 2), "channels": ("channels", 1)}
 
 
-def write_report(folder: Path, timings: Sequence[Timing], run: dict[str, Any]) -> str:
-    """Write ``benchmark.json``, ``benchmark.md`` and, where there are sweeps, ``benchmark.png``.
+def write_tables(folder: Path, timings: Sequence[Timing], run: dict[str, Any]) -> str:
+    """Write ``benchmark.json`` and ``benchmark.md``, each replaced as a whole.
 
     Args:
         folder: made where needed.
-        timings: all rows.
+        timings: all rows so far.
         run: hardware, versions and arguments.
 
     Returns:
@@ -33,10 +34,15 @@ def write_report(folder: Path, timings: Sequence[Timing], run: dict[str, Any]) -
     folder.mkdir(parents=True, exist_ok=True)
     text = as_markdown(timings, run)
     rows = [timing.as_dict() for timing in timings]
-    (folder / "benchmark.json").write_text(json.dumps({"run": run, "timings": rows}, indent=1) + "\n", encoding="utf-8")
-    (folder / "benchmark.md").write_text(text, encoding="utf-8")
-    _plot(folder / "benchmark.png", timings)
+    _replace(folder / "benchmark.json", json.dumps({"run": run, "timings": rows}, indent=1) + "\n")
+    _replace(folder / "benchmark.md", text)
     return text
+
+
+def _replace(file: Path, text: str) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
 
 
 def as_markdown(timings: Sequence[Timing], run: dict[str, Any]) -> str:
@@ -77,8 +83,13 @@ def _base(row: Timing, rows: Sequence[Timing]) -> float | None:
     return None
 
 
-def _plot(file: Path, timings: Sequence[Timing]) -> None:
-    """Ratio to the plain convolution against batch, side and channels."""
+def write_plot(file: Path, timings: Sequence[Timing]) -> None:
+    """Ratio to the plain convolution against batch, side and channels; no file where there are no such rows.
+
+    Args:
+        file: a PNG.
+        timings: all rows.
+    """
     groups = [group for group in _SWEEPS if any(timing.group == group for timing in timings)]
     if not groups:
         file.unlink(missing_ok=True)  # that of another run

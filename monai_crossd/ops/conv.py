@@ -18,7 +18,8 @@ def _backend(backend: str, pixels: int, kernel_size: int) -> str:
 
     Graphs with a dynamic batch cannot hold a number of groups equal to it, so tracing and exporting take ``unfold``.
     Otherwise ``columns`` where an output image has so few pixels that forming its kernel, ``K^3`` products per number,
-    costs more than the ``K`` times longer columns; the factor 2 was measured on a CPU (``docs/benchmark.md``).
+    costs more than the ``K`` times longer columns; the factor 2 was measured on a CPU (``docs/benchmark.md``). On a GPU
+    layers do not come here, but go by :func:`runs_fused`.
     """
     if backend not in ("auto", "grouped", "columns", "unfold", "triton"):
         raise ValueError(f"`backend` must be 'auto', 'grouped', 'columns', 'unfold' or 'triton', got '{backend}'.")
@@ -65,7 +66,7 @@ def crossd_conv2d(
         dilation: in pixels, per axis.
         groups: of every image's own convolution.
         backend: ``"auto"``; ``"grouped"``, one kernel per image; ``"columns"``, mixed columns of the images, with one
-            group only; ``"unfold"``, for graphs; ``"triton"``, fused kernels on a GPU, not chosen by ``"auto"`` yet.
+            group only; ``"unfold"``, for graphs; ``"triton"``, fused kernels on a GPU, see :func:`runs_fused`.
 
     Returns:
         ``(B, C_out, H_out, W_out)`` in the dtype of ``x``, or that of autocast.

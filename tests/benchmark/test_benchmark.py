@@ -55,6 +55,22 @@ def test_a_run_writes_json_markdown_and_a_plot(tmp_path, capsys):
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_run_that_is_cut_off_leaves_what_it_timed(tmp_path, monkeypatch):
+    timed = []
+
+    def time_once(*arguments):
+        if timed:
+            raise KeyboardInterrupt
+        timed.append(timing.time_case(*arguments))
+        return timed[0]
+
+    monkeypatch.setattr("monai_crossd.benchmark.__main__.time_case", time_once)
+    with pytest.raises(KeyboardInterrupt):
+        main(["--device", "cpu", "--repeats", "1", "--output_dir", str(tmp_path), "--shapes", "1x2x8x8", "1x2x9x9"])
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["timings"]
+    assert {row["shape"] for row in rows} == {"1 x 2 x 8 x 8"}
+
+
 def test_a_run_without_sweeps_leaves_no_plot(tmp_path, capsys, monkeypatch):
     (tmp_path / "benchmark.png").write_bytes(b"of another run")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
