@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monai_crossd.ops import (
     LIFTS,
-    conv_with_operator,
+    ConvArguments,
     crossd_conv2d,
     crossd_conv_transpose2d,
     lifted_kernel,
@@ -216,10 +216,12 @@ class CrossDConv(_CrossDConvNd):
 
     @torch.jit.unused
     def _fused(self, x: Tensor) -> Tensor:
+        from monai_crossd.ops.fused_layer import fused_layer  # registering operators takes long
+
         assert self.predictor is not None
-        operator = self.predictor.fused_operator(x, self.kernel_size[0])
-        x = self._pad(x, self._edges)
-        return conv_with_operator(x, self.weight, operator, self.stride, self._zero_padding, self.dilation, self.groups)
+        padded = self._pad(x, self._edges) if max(self._edges) > 0 else None
+        conv = ConvArguments(self.stride, self._zero_padding, self.dilation, groups=self.groups)
+        return fused_layer(x, padded, self.weight, self.predictor, conv)
 
     def _forward_volumes(self, x: Tensor) -> Tensor:
         stride, dilation = self._cube(self.stride, "stride"), self._cube(self.dilation, "dilation")

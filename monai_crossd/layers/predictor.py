@@ -41,20 +41,3 @@ class ShiftPredictor(nn.Sequential):
         for layer in self:
             input = layer(input)
         return rotation_to_shift(softmax_pool(input))  # (B, 4, H, W) -> (B, 4) -> (B, 3)
-
-    @torch.jit.unused
-    def fused_operator(self, input: Tensor, kernel_size: int) -> Tensor:
-        """``shift_operator(self(input), kernel_size)`` by fused kernels, where ``ops.runs_fused`` allows them."""
-        from monai_crossd.ops.fused_shift import fused_predicted_operator  # registering operators takes long
-
-        first, norm, last = self[0], self[1], self[3]
-        assert isinstance(first, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and isinstance(last, nn.Conv2d)
-        assert first.bias is not None and last.bias is not None
-        momentum = norm.momentum
-        if norm.training and norm.num_batches_tracked is not None:
-            norm.num_batches_tracked.add_(1)
-            momentum = 1 / norm.num_batches_tracked.item() if momentum is None else momentum
-        return fused_predicted_operator(
-            input, first.weight, first.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias, last.weight,
-            last.bias, norm.training or norm.running_mean is None, momentum or 0.0, norm.eps, kernel_size,
-        )  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from .conv import conv_with_operator, crossd_conv2d, crossd_conv_transpose2d, runs_fused
+from .conv import crossd_conv2d, crossd_conv_transpose2d, runs_fused
 from .lift import LIFTS, depth_profile, knowledge_base, lifted_kernel, unlifted_kernel
+from .per_image import ConvArguments
 from .shift import rest_kernel, rotation_to_shift, shift_operator, shifted_kernels, softmax_pool
 
 __all__ = [
     "LIFTS",
-    "conv_with_operator",
+    "ConvArguments",
     "crossd_conv2d",
     "crossd_conv_transpose2d",
     "depth_profile",

@@ -10,7 +10,7 @@ from .availability import available
 from .per_image import ConvArguments, conv_per_image, grouped_conv
 from .shift import shift_operator, shifted_kernels
 
-__all__ = ["conv_with_operator", "crossd_conv2d", "crossd_conv_transpose2d", "runs_fused"]
+__all__ = ["crossd_conv2d", "crossd_conv_transpose2d", "runs_fused"]
 
 
 def _backend(backend: str, pixels: int, kernel_size: int) -> str:
@@ -80,8 +80,10 @@ def crossd_conv2d(
     chosen = _backend(backend, h_out * w_out, kernel_size)
     if not torch.jit.is_scripting():
         if chosen == "triton":
+            from .fused_conv import fused_conv2d  # registers operators, which takes longer than all other imports here
+
             operator = shift_operator(s, kernel_size).float()
-            return conv_with_operator(x, weight, operator, stride, padding, dilation, groups)
+            return fused_conv2d(x, weight, operator, stride, padding, dilation, groups)
         if chosen != "unfold" and len(x) > 0:
             if groups > 1:
                 if backend == "columns":
@@ -156,40 +158,3 @@ def _eager(x: Tensor, weight: Tensor, s: Tensor, arguments: ConvArguments, form:
     if torch.compiler.is_compiling():
         return grouped_conv(x, weight, operator, arguments)
     return conv_per_image(x, weight, operator, arguments, form)
-
-
-def conv_with_operator(
-    x: Tensor,
-    weight: Tensor,
-    operator: Tensor,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    groups: int = 1,
-) -> Tensor:
-    """:func:`crossd_conv2d` on fused kernels, from shift operators instead of shifts.
-
-    Args:
-        x: ``(B, C_in, H, W)``.
-        weight: knowledge base ``U`` of shape ``(C_out, C_in/groups, K, K, K)``.
-        operator: ``(B, K*K, K*K*K)``, float32.
-        stride: in pixels, per axis.
-        padding: in pixels, per axis, on both sides.
-        dilation: in pixels, per axis.
-        groups: of every image's own convolution.
-
-    Returns:
-        ``(B, C_out, H_out, W_out)`` in the dtype of ``x``, or that of autocast, and in the memory format of ``x``.
-
-    Raises:
-        RuntimeError: where the kernels cannot run.
-        ValueError: for shapes or dtypes that do not fit.
-    """
-    from . import fused_conv  # registers operators, which takes longer than all other imports here
-
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    if torch.compiler.is_compiling():
-        return fused_conv.fused_conv2d(x, weight, operator, stride, padding, dilation, groups)
-    fused_conv.check(x, weight, operator, stride, padding, dilation, groups)
-    return conv_per_image(x, weight, operator, ConvArguments(stride, padding, dilation, groups=groups), "triton")

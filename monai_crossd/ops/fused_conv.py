@@ -6,7 +6,7 @@ backward pass, which mixes them again. ``triton_conv`` counts what it moves. Tri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,13 @@ from torch import Tensor
 
 from .availability import available
 
-__all__ = ["BUDGET", "backward", "check", "forward", "fused_conv2d"]
+__all__ = [
+    "BUDGET", "channels_last", "check_images", "convolve", "empty_images", "empty_weight_grad", "fused_conv2d",
+    "gradients", "is_channels_last", "output_size",
+]  # fmt: skip
 
 BUDGET = 256 * 2**20  # bytes of kernels held at once, except for one image's; larger batches run in chunks
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups"
 
 
@@ -58,45 +62,62 @@ def fused_conv2d(
 
 def check(x, U, M, stride, padding, dilation, groups: int) -> None:
     """Refuse what the kernels cannot take."""
-    dtypes = (torch.float32, torch.float16, torch.bfloat16)
+    check_images(x, U, stride, padding, dilation, groups)
+    size = U.shape[2]
+    if M.dtype != torch.float32 or tuple(M.shape) != (x.shape[0], size**2, size**3):
+        raise ValueError(
+            f"`M` must be ({x.shape[0]}, {size**2}, {size**3}) in float32, got {tuple(M.shape)} in {M.dtype}."
+        )
+
+
+def check_images(x, U, stride, padding, dilation, groups: int) -> None:
+    """Refuse images and knowledge bases that the kernels cannot take."""
     if not available(x):
         raise RuntimeError(f"`fused_conv2d` needs Triton and a GPU, got `x` on {x.device}; choose backend 'grouped'.")
-    if x.dtype not in dtypes or U.dtype not in dtypes or M.dtype != torch.float32:
+    if x.dtype not in _DTYPES or U.dtype not in _DTYPES:
         raise ValueError(
-            "`x` and `U` must be float32, float16 or bfloat16 and `M` float32, "
-            f"got {x.dtype}, {U.dtype} and {M.dtype}; choose backend 'grouped' for others."
+            f"`x` and `U` must be float32, float16 or bfloat16, got {x.dtype} and {U.dtype}; choose backend 'grouped' "
+            "for others."
         )
     if U.ndim != 5 or not U.shape[2] == U.shape[3] == U.shape[4] or U.shape[0] % groups:
         raise ValueError(f"`U` must be (C_out, C_in/groups, K, K, K), got {tuple(U.shape)} with groups={groups}.")
     if x.ndim != 4 or x.shape[1] != U.shape[1] * groups:
         raise ValueError(f"`x` must be (B, {U.shape[1] * groups}, H, W) to fit `U`, got {tuple(x.shape)}.")
-    size = U.shape[2]
-    if M.ndim != 3 or M.shape[0] != x.shape[0] or M.shape[1] != size**2 or M.shape[2] != size**3:
-        raise ValueError(f"`M` must be ({x.shape[0]}, {size**2}, {size**3}), got {tuple(M.shape)}.")
-    if min(_output_size(x, U, stride, padding, dilation)) < 1:
-        raise ValueError(f"`x` must be larger than the kernel after padding, got {tuple(x.shape)} and K={size}.")
+    if min(output_size(x, U, stride, padding, dilation)) < 1:
+        raise ValueError(f"`x` must be larger than the kernel after padding, got {tuple(x.shape)} and K={U.shape[2]}.")
 
 
-def _output_size(x: Tensor, U: Tensor, stride, padding, dilation) -> tuple[int, int]:
+def output_size(x: Tensor, U: Tensor, stride, padding, dilation) -> tuple[int, int]:
+    """Rows and columns of an output image."""
     h, w = ((x.shape[2 + i] + 2 * padding[i] - dilation[i] * (U.shape[2] - 1) - 1) // stride[i] + 1 for i in (0, 1))
     return h, w
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """Images whose channels lie side by side: reading others takes the kernels up to seven times as long."""
     return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 
-def _empty(x: Tensor, c: int, h: int, w: int) -> Tensor:
-    """An image tensor of another size, in the memory format of ``x``."""
-    channels_last = x.stride(1) == 1 and x.stride(3) != 1
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((x.shape[0], c, h, w), dtype=x.dtype, device=x.device, memory_format=memory_format)
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels lie side by side and pixels do not."""
+    return x.stride(1) == 1 and x.stride(3) != 1
+
+
+def empty_images(x: Tensor, shape: Sequence[int], last: bool) -> Tensor:
+    """Images of another shape, channels_last or not, on the device and in the dtype of ``x``."""
+    memory_format = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
+def empty_weight_grad(x: Tensor, U: Tensor) -> Tensor:
+    """Where the gradient to ``U`` goes: parts of the batch add up in float32."""
+    parts = sum(1 for _ in _chunks(x, U))
+    return torch.empty(U.shape, dtype=U.dtype if parts == 1 else torch.float32, device=U.device)
 
 
 def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
     """Parts of the batch whose kernels stay below the budget."""
-    from .triton_launch import image_bytes
+    from .triton_conv_launch import image_bytes
 
     images = min(max(1, BUDGET // image_bytes(U, x.dtype)), 65535)  # the most programs of a grid's second axis
     return (slice(first, first + images) for first in range(0, x.shape[0], images))
@@ -104,49 +125,68 @@ def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
 
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     """What the operator does, without its dispatch."""
-    from . import triton_launch as kernels
+    shape = (x.shape[0], U.shape[0], *output_size(x, U, stride, padding, dilation))
+    y = empty_images(x, shape, is_channels_last(x))
+    convolve(channels_last(x), U.contiguous(), M.contiguous(), y, stride, padding, dilation, groups)
+    return y
 
-    y = _empty(x, U.shape[0], *_output_size(x, U, stride, padding, dilation))
-    x, U, M = _channels_last(x), U.contiguous(), M.contiguous()
-    h, w = (kernels.forward_axis(stride[i], padding[i], dilation[i], U.shape[2]) for i in (0, 1))
+
+def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
+    """Write the convolution into ``y``, by launches alone; inputs are contiguous, or for ``x`` channels_last."""
+    from . import triton_conv_launch as kernels
+
     with torch.cuda.device_of(x):
         for part in _chunks(x, U):
-            kernels.convolve(x[part], kernels.mix(U, M[part], x.dtype, groups), y[part], groups, h, w)
-    return y
+            k = kernels.mix(U, M[part], x.dtype, groups)
+            kernels.convolve(x[part], k, y[part], groups, stride, padding, dilation)
 
 
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
-    from . import triton_launch as kernels
-
     dx, dU, dM = _empty_grads(x, U, M, need)
-    dU = dU.zero_() if x.shape[0] == 0 else dU
-    dy, x, U, M = _channels_last(dy.to(x.dtype)), _channels_last(x), U.contiguous(), M.contiguous()
-    size = U.shape[2]
-    rows, columns = (kernels.input_grad_axes(stride[i], padding[i], dilation[i], size) for i in (0, 1))
+    if len(x) == 0:
+        return dx, dU.zero_().to(U.dtype), dM
+    dy, x, U, M = channels_last(dy.to(x.dtype)), channels_last(x), U.contiguous(), M.contiguous()
+    wanted = (dx if need[0] else None, dU if need[1] else None)
+    for part, of_part in gradients(dy, x, U, M, *wanted, stride, padding, dilation, groups, need[2]):
+        if need[2]:
+            dM[part] = of_part.sum((0, 2))
+    return dx, dU.to(U.dtype), dM
+
+
+def gradients(
+    dy, x, U, M, dx: Tensor | None, dU: Tensor | None, stride, padding, dilation, groups, need_m: bool
+) -> Iterator[tuple[slice, Tensor]]:
+    """Write gradients into ``dx`` and ``dU`` where given, by launches alone, inputs as of :func:`convolve`.
+
+    Yields:
+        a part of the batch and its partial sums of the gradient to ``M``, ``(shares, images, parts, K*K, K*K*K)``;
+        without ``need_m`` they are empty.
+    """
+    from . import triton_conv_launch as kernels
+
     with torch.cuda.device_of(x):
         for part in _chunks(x, U):
-            if need[0]:
+            if dx is not None:
                 k = kernels.mix(U, M[part], x.dtype, groups, transposed=True)
-                for i, h in enumerate(rows):
-                    for j, w in enumerate(columns):
-                        pixels = dx[part, :, i :: stride[0], j :: stride[1]]
-                        kernels.convolve(dy[part], k, pixels, groups, h, w)
+                kernels.convolve(dy[part], k, dx[part], groups, stride, padding, dilation, transposed=True)
                 del k
-            if need[1] or need[2]:
-                dk = kernels.kernel_grad(x[part], dy[part], size, stride, padding, dilation, groups)
-                dU_part, dM_part = kernels.unmix(U, M[part], dk, need[1], need[2])
+            of_part = M.new_empty(0)
+            if dU is not None or need_m:
+                dk = kernels.kernel_grad(x[part], dy[part], U.shape[2], stride, padding, dilation, groups)
+                if dU is not None:
+                    kernels.unmix_u(M[part], dk, dU, add=part.start > 0)
+                if need_m:
+                    of_part = kernels.unmix_m(U, M[part], dk)
                 del dk
-                dU = dU_part if part.start == 0 else dU.add_(dU_part)
-                dM[part] = dM_part  # nothing to nothing where not needed
-    return dx, dU.to(U.dtype), dM
+            yield part, of_part
 
 
 def _empty_grads(x: Tensor, U: Tensor, M: Tensor, need: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
     nothing = (0,)
     return (
-        _empty(x, *x.shape[1:]) if need[0] else x.new_empty(nothing),
-        torch.empty(U.shape if need[1] else nothing, dtype=torch.float32, device=U.device),
+        empty_images(x, x.shape, is_channels_last(x)) if need[0] else x.new_empty(nothing),
+        empty_weight_grad(x, U) if need[1] else U.new_empty(nothing),
         torch.empty(M.shape if need[2] else nothing, dtype=torch.float32, device=M.device),
     )
 
@@ -159,7 +199,8 @@ _backward = torch.library.custom_op("monai_crossd::fused_conv2d_backward", backw
 
 @_forward.register_fake
 def _(x, U, M, stride, padding, dilation, groups):
-    return _empty(x, U.shape[0], *_output_size(x, U, stride, padding, dilation))
+    shape = (x.shape[0], U.shape[0], *output_size(x, U, stride, padding, dilation))
+    return empty_images(x, shape, is_channels_last(x))
 
 
 @_backward.register_fake

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from . import triton_operator as kernels
+from .replay import launch
 
-__all__ = ["backward", "forward", "fused_shift_operator"]
+__all__ = ["fused_shift_operator", "write_gradient", "write_operator"]
 
 BLOCK = 256  # entries of an operator at a time: all 243 of K = 3
+BLOCK_T = 16  # partial sums read at once
 
 
 def fused_shift_operator(r: Tensor, kernel_size: int) -> Tensor:
@@ -31,9 +33,14 @@ def forward(r: Tensor, kernel_size: int) -> Tensor:
     """What the operator does, without its dispatch."""
     operator = _empty(r, kernel_size)
     if len(r) > 0:
-        with torch.cuda.device_of(r):
-            kernels.operator_kernel[(len(r),)](r.contiguous(), operator, K=kernel_size, BLOCK=BLOCK)
+        write_operator(r.contiguous(), operator, kernel_size)
     return operator
+
+
+def write_operator(r: Tensor, operator: Tensor, kernel_size: int) -> None:
+    """Write the operators of ``r``, by one launch; both are contiguous."""
+    with torch.cuda.device_of(r):
+        launch(kernels.operator_kernel, (len(r),), r, operator, K=kernel_size, BLOCK=BLOCK)
 
 
 def _empty(r: Tensor, kernel_size: int) -> Tensor:
@@ -44,9 +51,25 @@ def backward(grad: Tensor, r: Tensor, kernel_size: int) -> Tensor:
     """Gradient to ``r``, without the operator's dispatch."""
     dr = torch.empty_like(r, memory_format=torch.contiguous_format)
     if len(r) > 0:
-        with torch.cuda.device_of(r):
-            kernels.operator_grad_kernel[(len(r),)](r.contiguous(), grad.contiguous(), dr, K=kernel_size, BLOCK=BLOCK)
+        write_gradient(grad.contiguous()[None, :, None], r.contiguous(), dr, kernel_size)
     return dr
+
+
+def write_gradient(grad: Tensor, r: Tensor, dr: Tensor, kernel_size: int) -> None:
+    """Write the gradient to ``r``, by one launch.
+
+    Args:
+        grad: ``(shares, B, parts, K*K, K*K*K)``, summed over shares and parts; all are contiguous.
+        r: ``(B, 4)``.
+        dr: like ``r``, written.
+        kernel_size: ``K``.
+    """
+    shares, images, parts = grad.shape[:3]
+    with torch.cuda.device_of(r):
+        launch(
+            kernels.operator_grad_kernel, (images,), r, grad, dr, images, shares, parts,
+            K=kernel_size, BLOCK=BLOCK, BLOCK_T=BLOCK_T,
+        )  # fmt: skip
 
 
 _operator = torch.library.custom_op("monai_crossd::shift_operator", forward, mutates_args=())

@@ -1,13 +1,12 @@
 """Every image convolved with its own kernel, in eager mode: the autograd function that all such calls go through.
 
 The batch is cut into parts whose temporary tensors stay small, and the backward pass makes them anew, so the kernels of
-a whole batch never stand in memory. Three forms, each a preparation that is cheap and one dense call:
+a whole batch never stand in memory. Two forms, each a preparation that is cheap and one dense call:
 
 - ``grouped``: one kernel per image, ``k = U M^T``; the images of a part are the groups of one convolution.
 - ``columns``: no kernels; ``y = U (M^T columns(x))``, a 1x1 convolution with ``K^3`` instead of ``K^2`` numbers per
   channel. ``K`` times the operations of the convolution, but nothing to form per image: it wins where an image has few
   pixels.
-- ``triton``: one kernel per image, by Triton's kernels; see ``fused_conv``.
 
 ``U`` is the knowledge base, ``M`` the operator of :func:`monai_crossd.ops.shift_operator`.
 """
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ConvArguments", "conv_per_image", "grouped_conv"]
+__all__ = ["ConvArguments", "apart", "conv_per_image", "graph_of_gradients", "grouped_conv"]
 
 Pair = tuple[int, int]
 
@@ -46,9 +45,9 @@ def conv_per_image(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArgume
     Args:
         x: images ``(B, C_in, H, W)``.
         weight: ``U``, ``(C_out, C_in/groups, K, K, K)``; transposed: ``(C_in, C_out/groups, K, K, K)``.
-        operator: ``M``, ``(B, K*K, K*K*K)``; all three of one dtype, but for ``"triton"``, which wants float32 here.
+        operator: ``M``, ``(B, K*K, K*K*K)``; all three of one dtype.
         conv: arguments.
-        form: ``"grouped"``, or for no transposed convolution ``"triton"``, or with one group besides ``"columns"``.
+        form: ``"grouped"``, or for no transposed convolution of one group ``"columns"``.
 
     Returns:
         ``(B, C_out, H_out, W_out)``.
@@ -79,10 +78,9 @@ class _PerImageConv(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, operator = ctx.saved_tensors
         if torch.is_grad_enabled():  # a graph of the gradients is wanted
-            y = grouped_conv(x, weight, operator, ctx.conv)
-            wanted = [t for t, needed in zip((x, weight, operator), ctx.needs_input_grad, strict=False) if needed]
-            found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
-            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None
+            needed = ctx.needs_input_grad[:3]
+            inputs = apart(x, weight, operator)
+            return *graph_of_gradients(grouped_conv(*inputs, ctx.conv), inputs, needed, dy), None, None
         step, needs_x = _FORMS[ctx.form], ctx.needs_input_grad[0]
         dx, doperator, dweight = [], [], None
         for part in _parts(x, weight, ctx.conv, ctx.form):
@@ -96,15 +94,26 @@ class _PerImageConv(torch.autograd.Function):
         return _joined(dx) if needs_x else None, dweight.to(weight.dtype), _joined(doperator), None, None
 
 
+def apart(*inputs: Tensor | None) -> list[Tensor | None]:
+    """The same tensors, of which none comes from another: an operator is made of the images that it goes with."""
+    return [None if t is None else t.view_as(t) for t in inputs]
+
+
+def graph_of_gradients(
+    y: Tensor, inputs: Sequence[Tensor | None], needed: Sequence[bool], dy: Tensor
+) -> list[Tensor | None]:
+    """Differentiable gradients of ``y`` to those of its :func:`apart` inputs that are needed, ``None`` for others."""
+    wanted = [t for t, need in zip(inputs, needed, strict=True) if need and t is not None]
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+    return [next(found) if need else None for need in needed]
+
+
 def _joined(parts: list[Any]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _parts(x: Tensor, weight: Tensor, conv: ConvArguments, form: str) -> Iterator[slice]:
-    """Cut the batch so that a part's temporary tensors stay below the budget; the fused kernels do so themselves."""
-    if form == "triton":
-        yield slice(0, len(x))
-        return
+    """Cut the batch so that a part's temporary tensors stay below the budget."""
     budget = _PART.get(x.device.type, _PART["cuda"])
     if form == "columns":
         h, w = _output_size(x, weight.shape[-1], conv)
@@ -203,24 +212,6 @@ def _columns_backward(
     return dx, dweight, doperator
 
 
-# triton --------------------------------------------------------------------------------------------------------------
-
-
-def _triton_forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments) -> Tensor:
-    from . import fused_conv  # registers operators, which takes longer than all other imports here
-
-    return fused_conv.forward(x, weight, operator, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def _triton_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, needs_x: bool
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    from . import fused_conv
-
-    need = [needs_x, True, True]
-    return fused_conv.backward(dy, x, weight, operator, conv.stride, conv.padding, conv.dilation, conv.groups, need)
-
-
 class _Form(NamedTuple):
     forward: Callable[..., Tensor]
     backward: Callable[..., tuple[Tensor | None, Tensor, Tensor]]
@@ -229,5 +220,4 @@ class _Form(NamedTuple):
 _FORMS = {
     "grouped": _Form(grouped_conv, _grouped_backward),
     "columns": _Form(_columns_forward, _columns_backward),
-    "triton": _Form(_triton_forward, _triton_backward),
 }

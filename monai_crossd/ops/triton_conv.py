@@ -1,4 +1,4 @@
-"""Triton kernels of the convolution whose kernel is mixed per image from one knowledge base; see ``triton_launch``.
+"""Triton kernels of the convolution whose kernel is mixed per image from one knowledge base; see ``triton_conv_launch``.
 
 ``y[b] = conv2d(x[b], k[b])`` with ``k[b, t, o, c] = sum_s M[b, t, s] U[o, c, s]``. Below ``B`` is the batch, ``C`` and
 ``O`` are input and output channels, ``N = O C/groups``, ``T = K^2``, ``S = K^3``; ``X = C H W`` and ``Y = O H' W'`` are
@@ -36,7 +36,7 @@ except ImportError:  # the module imports everywhere; `fused_conv.available` say
 
 __all__ = ["conv_kernel", "mix_kernel", "unmix_m_kernel", "unmix_u_kernel", "wgrad_kernel"]
 
-AXIS = ("mul", "off", "step", "tap", "tap_step", "taps")  # of source pixel and tap, see `triton_launch.Axis`
+GEOMETRY = tuple(f"{name}_{axis}" for name in ("stride", "pad", "dil", "tap_step") for axis in "hw")
 
 
 def _jit(*plain: str) -> Callable[[Callable], Any]:
@@ -83,10 +83,13 @@ def mix_kernel(
 @_jit("n_rows", "n_values", "parts")
 def unmix_u_kernel(
     m, dk, du, n_rows, n_values, parts,
-    T: tl.constexpr, S: tl.constexpr,
+    T: tl.constexpr, S: tl.constexpr, ADD: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``du[n, s] = sum_r dk[r, n] m[image and tap of r, s]`` over all rows ``r = (b, part, t)`` of ``dk``."""
+    """``du[n, s] = sum_r dk[r, n] m[image and tap of r, s]`` over all rows ``r = (b, part, t)`` of ``dk``.
+
+    ``ADD`` adds it to what ``du`` holds.
+    """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)
     n_ok, s_ok = (n < n_values)[None, :], (s < S)[None, :]
@@ -99,7 +102,10 @@ def unmix_u_kernel(
         at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
         dkt = tl.load(at, mask=r_ok & n_ok, other=0.0).to(tl.float32)  # (BLOCK_R, BLOCK_N)
         acc = tl.dot(tl.trans(dkt), mt, acc, input_precision=PRECISION)
-    tl.store(du + n[:, None] * S + s[None, :], acc, mask=(n < n_values)[:, None] & s_ok)
+    du_at, ok = du + n[:, None] * S + s[None, :], (n < n_values)[:, None] & s_ok
+    if ADD:
+        acc += tl.load(du_at, mask=ok, other=0.0)
+    tl.store(du_at, acc.to(du.dtype.element_ty), mask=ok)
 
 
 @_jit("n_rows", "n_values", "share")
@@ -124,19 +130,56 @@ def unmix_m_kernel(
     tl.store(dm_at, acc, mask=r_ok & s_ok)
 
 
-@_jit("n_pix", "x_h", "x_w", *(f"{name}_{axis}" for name in AXIS for axis in "hw"))
+@_jit()
+def _taps(first, stride, pad, dil, tap_step, K: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """One axis: pixel ``u`` reads ``u mul + off + j step`` for tap ``tap + j tap_step``, ``j`` from 0 to ``taps``.
+
+    Transposed, pixel ``first + u stride`` reads ``(first + u stride + pad - t dil) / stride`` for tap ``t`` where that
+    is whole: for one ``first`` always the same taps, equally far apart.
+    """
+    mul, off, step, tap, taps = stride, -pad, dil, 0, K
+    if TRANSPOSED:
+        mul, taps = 1, 0
+        for i in tl.static_range(K):
+            hit = (first + pad - (K - 1 - i) * dil) % stride == 0
+            tap = tl.where(hit, K - 1 - i, tap)
+            taps += hit.to(tl.int32)
+        off = (first + pad - tap * dil) // stride
+        step = -(tap_step * dil // stride)
+    return mul, off, step, tap, taps
+
+
+@_jit("x_h", "x_w", "y_h", "y_w", *GEOMETRY)
 def conv_kernel(
-    x, k, y, rows, red, groups, n_pix, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
-    mul_h, off_h, step_h, tap_h, tap_step_h, taps_h, mul_w, off_w, step_w, tap_w, tap_step_w, taps_w,
-    K: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
+    x, k, y, rows, red, groups, y_h, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
+    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, tap_step_h, tap_step_w,
+    K: tl.constexpr, TRANSPOSED: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """``y[b, m, p] = sum_(tap, c) k[b, tap, m, c] x[b, c, source(p, tap)]``: output channels by pixels of an image."""
+    """``y[b, m, p] = sum_(tap, c) k[b, tap, m, c] x[b, c, source(p, tap)]``: output channels by pixels of an image.
+
+    Transposed, the pixels of one program are those of one class, ``first::stride`` on both axes: such a class is a
+    convolution of stride 1 with a part of the taps.
+    """
     pid, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    blocks_m, blocks_n = tl.cdiv(rows, BLOCK_M), tl.cdiv(n_pix, BLOCK_N)
+    first_h, first_w, every_h, every_w = 0, 0, 1, 1
+    if TRANSPOSED:
+        first_h, first_w, every_h, every_w = (
+            tl.program_id(2) // stride_w,
+            tl.program_id(2) % stride_w,
+            stride_h,
+            stride_w,
+        )
+        y_h = (y_h - first_h + stride_h - 1) // stride_h
+        y_w = (y_w - first_w + stride_w - 1) // stride_w
+    mul_h, off_h, step_h, tap_h, taps_h = _taps(first_h, stride_h, pad_h, dil_h, tap_step_h, K, TRANSPOSED)
+    mul_w, off_w, step_w, tap_w, taps_w = _taps(first_w, stride_w, pad_w, dil_w, tap_step_w, K, TRANSPOSED)
+    n_pix = y_h * y_w
+    blocks_m, blocks_n = tl.cdiv(rows, BLOCK_M), tl.num_programs(0) // (tl.cdiv(rows, BLOCK_M) * groups)
     g = pid // (blocks_m * blocks_n)
     m = (pid % blocks_m) * BLOCK_M + tl.arange(0, BLOCK_M)
     p = (pid // blocks_m % blocks_n) * BLOCK_N + tl.arange(0, BLOCK_N)
+    y_w = tl.maximum(y_w, 1)  # a class may have no pixel
     h, w = p // y_w, p % y_w
     h0 = tl.where(p < n_pix, h * mul_h + off_h, -(1 << 30))[None, :]  # outside of x for every tap
     w0 = (w * mul_w + off_w)[None, :]
@@ -174,7 +217,8 @@ def conv_kernel(
             acc = tl.dot(kt, xt, acc, input_precision=PRECISION)
     if WIDE:
         acc = tl.trans(acc)
-    y_at = y + b * y_sb + (g * rows + m)[:, None] * y_sc + (h * y_sh + w * y_sw)[None, :]
+    pixel = (first_h + h * every_h) * y_sh + (first_w + w * every_w) * y_sw
+    y_at = y + b * y_sb + (g * rows + m)[:, None] * y_sc + pixel[None, :]
     tl.store(y_at, acc.to(y.dtype.element_ty), mask=m_ok & (p < n_pix)[None, :])
 
 

@@ -82,8 +82,10 @@ def operator_kernel(r_ptr, m_ptr, K: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @_jit
-def operator_grad_kernel(r_ptr, dm_ptr, dr_ptr, K: tl.constexpr, BLOCK: tl.constexpr):
-    """Gradient to the four numbers of one image."""
+def operator_grad_kernel(
+    r_ptr, dm_ptr, dr_ptr, images, shares, parts, K: tl.constexpr, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr
+):
+    """Gradient to the four numbers of one image, from ``dm`` ``(shares, images, parts, K^5)``, summed over the two."""
     b = tl.program_id(0).to(tl.int64)
     v0, v1, v2, norm, scale, k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
     angle = 0.7853981633974483 * tanh
@@ -92,7 +94,12 @@ def operator_grad_kernel(r_ptr, dm_ptr, dr_ptr, K: tl.constexpr, BLOCK: tl.const
     ds0, ds1, ds2 = 0.0, 0.0, 0.0
     for first in range(0, N, BLOCK):
         entry = first + tl.arange(0, BLOCK)
-        dm = tl.load(dm_ptr + b * N + entry, mask=entry < N, other=0.0)
+        dm = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, shares * parts, BLOCK_T):
+            t = start + tl.arange(0, BLOCK_T)
+            at = ((t // parts * images + b) * parts + t % parts)[:, None] * N + entry[None, :]
+            inside = (t < shares * parts)[:, None] & (entry < N)[None, :]
+            dm += tl.sum(tl.load(dm_ptr + at, mask=inside, other=0.0), axis=0)
         a, ai, da, dai, c, ci, dc, dci, e, ei, de, dei = _factors(
             entry, 1.0 + angle * c0, 1.0 + angle * c1, 1.0 + angle * c2, K
         )

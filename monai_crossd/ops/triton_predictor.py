@@ -178,8 +178,15 @@ def project_kernel(
 
 
 @_jit
-def statistics_kernel(part_ptr, b1_ptr, stats_ptr, N, parts, eps, BLOCK_T: tl.constexpr):
-    """One hidden channel: mean of ``h``, one over the deviation, the batch's mean and its unbiased variance."""
+def statistics_kernel(
+    part_ptr, b1_ptr, stats_ptr, running_mean_ptr, running_var_ptr, batches_ptr, N, parts, eps, momentum,
+    TRACK: tl.constexpr, CUMULATIVE: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """One hidden channel: mean of ``h``, one over the deviation, the batch's mean and its unbiased variance.
+
+    ``TRACK`` moves the running statistics towards those of the batch: by ``momentum``, and counts the batch, or
+    ``CUMULATIVE`` by one over the number of batches, already counted.
+    """
     n = tl.program_id(0)
     count, mean, squares = 0.0, 0.0, 0.0
     for first in range(0, parts, BLOCK_T):
@@ -197,8 +204,19 @@ def statistics_kernel(part_ptr, b1_ptr, stats_ptr, N, parts, eps, BLOCK_T: tl.co
         count += here
     tl.store(stats_ptr + n, mean)
     tl.store(stats_ptr + N + n, 1.0 / tl.sqrt_rn(squares / count + eps))
-    tl.store(stats_ptr + 2 * N + n, mean + tl.load(b1_ptr + n).to(tl.float32))
-    tl.store(stats_ptr + 3 * N + n, squares / (count - 1.0))
+    mean += tl.load(b1_ptr + n).to(tl.float32)
+    variance = squares / (count - 1.0)
+    tl.store(stats_ptr + 2 * N + n, mean)
+    tl.store(stats_ptr + 3 * N + n, variance)
+    if TRACK:
+        if CUMULATIVE:
+            momentum = 1.0 / tl.load(batches_ptr).to(tl.float32)
+        running = tl.load(running_mean_ptr + n).to(tl.float32)
+        tl.store(running_mean_ptr + n, (running + momentum * (mean - running)).to(running_mean_ptr.dtype.element_ty))
+        running = tl.load(running_var_ptr + n).to(tl.float32)
+        tl.store(running_var_ptr + n, (running + momentum * (variance - running)).to(running_var_ptr.dtype.element_ty))
+        if not CUMULATIVE and n == 0:
+            tl.store(batches_ptr, tl.load(batches_ptr) + 1)
 
 
 @_jit

@@ -58,6 +58,13 @@ def test_gradcheck():
     assert torch.autograd.gradgradcheck(layer, (x,))
 
 
+def test_gradients_with_a_graph_are_those_without():
+    layer = restless(CrossDConv(2, 2, 3, padding=1).double())
+    x = torch.randn(2, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    plain, graphed = (torch.autograd.grad(layer(x).square().sum(), x, create_graph=graph) for graph in (False, True))
+    assert_close(*graphed, *plain)  # the shift depends on x too, and counts once
+
+
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("padding", [0, 2, (1, 2), "same", "valid"])
 @pytest.mark.parametrize(("size", "dilation", "groups", "bias"), [(3, 1, 1, True), (4, (1, 2), 2, False)])

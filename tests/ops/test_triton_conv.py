@@ -211,7 +211,7 @@ def test_empty_batch():
 @pytest.mark.parametrize("size, c_in", [(3, 3), (3, 34), (5, 2)])
 def test_many_blocks_and_few_programs(monkeypatch, programs, size, c_in):
     """Tiles smaller than the layer along every axis, several images to a program."""
-    from monai_crossd.ops import triton_launch as launches
+    from monai_crossd.ops import triton_conv_launch as launches
 
     small = launches.Launch(16, 16, 16, 1, 1)
     monkeypatch.setattr(launches, "LAUNCHES", {k: [(1 << 62, 1 << 62, small)] for k in launches.LAUNCHES})
@@ -223,7 +223,7 @@ def test_many_blocks_and_few_programs(monkeypatch, programs, size, c_in):
 
 @needs_kernels
 def test_pixels_split_among_programs(monkeypatch):
-    from monai_crossd.ops import triton_launch as launches
+    from monai_crossd.ops import triton_conv_launch as launches
 
     monkeypatch.setattr(launches, "STEPS", 1)
     x, U, M = make(c_in=3, c_out=4, image=(9, 17))
@@ -235,7 +235,7 @@ def test_pixels_split_among_programs(monkeypatch):
 @needs_kernels
 def test_chunks_of_the_batch(monkeypatch):
     """Images one by one and in chunks of two are what they are together."""
-    from monai_crossd.ops.triton_launch import image_bytes
+    from monai_crossd.ops.triton_conv_launch import image_bytes
 
     x, U, M = make(batch=3, c_in=4, c_out=5)
     whole = fused_conv2d(x, U, M, padding=(1, 1))

@@ -6,17 +6,16 @@ Every launch takes its block sizes as an argument too, for tuning.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .replay import launch
 from .triton_conv import conv_kernel, mix_kernel, unmix_m_kernel, unmix_u_kernel, wgrad_kernel
 
-__all__ = [
-    "LAUNCHES", "Axis", "Launch", "convolve", "forward_axis", "image_bytes", "input_grad_axes", "kernel_grad", "mix",
-    "unmix",
-]  # fmt: skip
+__all__ = ["LAUNCHES", "Launch", "convolve", "image_bytes", "kernel_grad", "mix", "precision", "unmix_m", "unmix_u"]
 
 
 class Launch(NamedTuple):
@@ -27,17 +26,6 @@ class Launch(NamedTuple):
     block_k: int
     num_warps: int
     num_stages: int
-
-
-class Axis(NamedTuple):
-    """Source pixel ``u * mul + off + j * step`` of pixel ``u`` for its ``j``-th tap ``tap + j * tap_step``."""
-
-    mul: int
-    off: int
-    step: int
-    tap: int
-    tap_step: int
-    taps: int
 
 
 # Hopper, the best found on an H200 for ResNet-18's layers at batch 32. {(kernel, arithmetic): rows of (most channels,
@@ -79,7 +67,7 @@ STEPS = 8  # least steps of a program of wgrad when pixels are split
 FLAT = 16  # with fewer input channels taps and channels are one axis: tensor cores take 16 values at a time
 
 
-def _precision(dtype: torch.dtype) -> str:
+def precision(dtype: torch.dtype) -> str:
     """How float32 is multiplied: next to 16-bit data in TF32, which is no coarser; else as cuDNN is allowed to."""
     if dtype != torch.float32:
         return "tf32"
@@ -88,16 +76,16 @@ def _precision(dtype: torch.dtype) -> str:
     return "tf32" if allowed else "ieee"
 
 
-def _launch(kernel: str, channels: int, pixels: int, x: Tensor, flat: bool) -> Launch:
+def _chosen(kernel: str, channels: int, pixels: int, x: Tensor, flat: bool) -> Launch:
     """The first row of the table that fits, for images ``x``.
 
     Steps are half as long where neighbors in the tile of ``x`` are not neighbors in memory: each value then keeps a
     register for its address.
     """
-    arithmetic = _precision(x.dtype) if x.dtype == torch.float32 else "half"
+    arithmetic = precision(x.dtype) if x.dtype == torch.float32 else "half"
     rows = LAUNCHES[kernel, arithmetic]
-    launch = next(launch for most, most_pixels, launch in rows if channels <= most and pixels <= most_pixels)
-    return launch._replace(block_k=launch.block_k // 2) if flat or x.stride(1) != 1 else launch
+    blocks = next(blocks for most, most_pixels, blocks in rows if channels <= most and pixels <= most_pixels)
+    return blocks._replace(block_k=blocks.block_k // 2) if flat or x.stride(1) != 1 else blocks
 
 
 def _block(most: int, size: int) -> int:
@@ -109,11 +97,11 @@ def _cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _mix_blocks(launch: Launch, n: int, taps: int, depth: int) -> tuple[int, int, int]:
+def _mix_blocks(blocks: Launch, n: int, taps: int, depth: int) -> tuple[int, int, int]:
     """Blocks of rows of U, of taps (all) and of values of a row: all up to K = 4, then 32 at a time."""
     block_t, block_s = _block(ANY, taps), _block(ANY, depth) if depth <= 64 else 32
     tile = TILE if depth <= 32 else TILE // 4  # longer rows keep addresses and sums in registers besides
-    return _block(min(launch.block_m, tile // max(block_t, block_s)), n), block_t, block_s
+    return _block(min(blocks.block_m, tile // max(block_t, block_s)), n), block_t, block_s
 
 
 def image_bytes(U: Tensor, dtype: torch.dtype) -> int:
@@ -122,7 +110,7 @@ def image_bytes(U: Tensor, dtype: torch.dtype) -> int:
 
 
 def mix(
-    U: Tensor, M: Tensor, dtype: torch.dtype, groups: int, transposed: bool = False, launch: Launch | None = None
+    U: Tensor, M: Tensor, dtype: torch.dtype, groups: int, transposed: bool = False, blocks: Launch | None = None
 ) -> Tensor:
     """``k[b, t] = U M[b, t]``, in the layout whose last axis the convolution sums over.
 
@@ -132,87 +120,80 @@ def mix(
         dtype: of the kernels.
         groups: of the convolution.
         transposed: for the gradient to the input.
-        launch: block sizes, by default ``MIX``.
+        blocks: block sizes, by default ``MIX``.
 
     Returns:
         ``(B, K*K, C_out, C_in/groups)``, transposed ``(B, K*K, C_in, C_out/groups)``.
     """
     (batch, taps, depth), c_out, red = M.shape, U.shape[0], U.shape[1]
     n, rows = c_out * red, c_out // groups
-    launch = launch or MIX
-    block_n, block_t, block_s = _mix_blocks(launch, n, taps, depth)
+    blocks = blocks or MIX
+    block_n, block_t, block_s = _mix_blocks(blocks, n, taps, depth)
     layout = (groups * red, rows) if transposed else (c_out, red)
     k = torch.empty((batch, taps, *layout), dtype=dtype, device=U.device)
     share = _cdiv(batch, max(1, PROGRAMS // _cdiv(n, block_n)))
-    mix_kernel[_cdiv(n, block_n), _cdiv(batch, share)](
-        U, M, k, n, batch, share, rows, red, T=taps, S=depth, TRANSPOSED=transposed,
-        BLOCK_N=block_n, BLOCK_T=block_t, BLOCK_S=block_s, PRECISION=_precision(dtype),
-        num_warps=launch.num_warps, num_stages=launch.num_stages,
+    launch(
+        mix_kernel, (_cdiv(n, block_n), _cdiv(batch, share)), U, M, k, n, batch, share, rows, red,
+        T=taps, S=depth, TRANSPOSED=transposed, BLOCK_N=block_n, BLOCK_T=block_t, BLOCK_S=block_s,
+        PRECISION=precision(dtype), num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
     return k
 
 
-def unmix(
-    U: Tensor, M: Tensor, dk: Tensor, need_u: bool = True, need_m: bool = True, launch: Launch | None = None
-) -> tuple[Tensor, Tensor]:
-    """``dU = sum_b dk[b]^T M[b]`` and ``dM[b] = dk[b] U``, the same in every run.
+def unmix_u(M: Tensor, dk: Tensor, du: Tensor, add: bool, blocks: Launch | None = None) -> None:
+    """``du = sum_b dk[b]^T M[b]``, the same in every run.
+
+    Args:
+        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
+        dk: from ``kernel_grad``.
+        du: in the shape of ``U``, contiguous, written.
+        add: whether to add to what ``du`` holds.
+        blocks: block sizes, by default ``UNMIX``.
+    """
+    (batch, taps, depth), n = M.shape, du.shape[0] * du.shape[1]
+    rows, sizes = batch * dk.shape[1] * taps, _unmix_blocks(dk, M, blocks)
+    block_n = _block((blocks or UNMIX).block_m, n)
+    launch(
+        unmix_u_kernel, (_cdiv(n, block_n), _cdiv(depth, sizes["BLOCK_S"])), M, dk, du, rows, n, dk.shape[1],
+        T=taps, ADD=add, BLOCK_N=block_n, **sizes,
+    )  # fmt: skip
+
+
+def unmix_m(U: Tensor, M: Tensor, dk: Tensor, blocks: Launch | None = None) -> Tensor:
+    """``dM[b] = dk[b] U``, the same in every run.
 
     Args:
         U: knowledge base ``(C_out, C_in/groups, K, K, K)``, contiguous.
-        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
+        M: shift operators ``(B, K*K, K*K*K)``, for their shape.
         dk: from ``kernel_grad``.
-        need_u: whether to compute ``dU``.
-        need_m: whether to compute ``dM``.
-        launch: block sizes, by default ``UNMIX``.
+        blocks: block sizes, by default ``UNMIX``.
 
     Returns:
-        Both in float32 and in the shapes of ``U`` and ``M``; empty where not needed.
+        ``(shares, B, parts, K*K, K*K*K)`` in float32, to be summed over shares and parts.
     """
-    (batch, taps, depth), n = M.shape, U.shape[0] * U.shape[1]
-    launch, parts = launch or UNMIX, dk.shape[1]
-    rows, block_s = batch * parts * taps, _block(32, depth)
-    block_n, block_r = _block(launch.block_m, n), _block(launch.block_k, rows)
-    common = {"S": depth, "BLOCK_R": block_r, "BLOCK_S": block_s, "PRECISION": _precision(dk.dtype)}
-    common |= {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
-    du = dm = U.new_empty(0, dtype=torch.float32)
-    if need_u:
-        du = torch.empty(U.shape, dtype=torch.float32, device=U.device)
-        unmix_u_kernel[_cdiv(n, block_n), _cdiv(depth, block_s)](
-            M, dk, du, rows, n, parts, T=taps, BLOCK_N=block_n, **common
-        )
-    if need_m:
-        block_n = _block(launch.block_n, n)
-        blocks = (_cdiv(rows, block_r), _cdiv(depth, block_s))
-        share = _cdiv(_cdiv(n, _cdiv(PROGRAMS, blocks[0] * blocks[1])), block_n) * block_n
-        shares = _cdiv(n, share)
-        dm = torch.empty((shares, batch, parts, taps, depth), dtype=torch.float32, device=U.device)
-        unmix_m_kernel[blocks[0], shares, blocks[1]](U, dk, dm, rows, n, share, BLOCK_N=block_n, **common)
-        dm = dm.view(M.shape) if shares * parts == 1 else dm.sum((0, 2))
-    return du, dm
+    (batch, taps, depth), n, parts = M.shape, U.shape[0] * U.shape[1], dk.shape[1]
+    rows, sizes = batch * parts * taps, _unmix_blocks(dk, M, blocks)
+    block_n = _block((blocks or UNMIX).block_n, n)
+    of_rows, of_depth = _cdiv(rows, sizes["BLOCK_R"]), _cdiv(depth, sizes["BLOCK_S"])
+    share = _cdiv(_cdiv(n, _cdiv(PROGRAMS, of_rows * of_depth)), block_n) * block_n
+    dm = torch.empty((_cdiv(n, share), batch, parts, taps, depth), dtype=torch.float32, device=U.device)
+    launch(unmix_m_kernel, (of_rows, len(dm), of_depth), U, dk, dm, rows, n, share, BLOCK_N=block_n, **sizes)
+    return dm
 
 
-def forward_axis(stride: int, padding: int, dilation: int, size: int) -> Axis:
-    """Where an output pixel of the convolution reads."""
-    return Axis(stride, -padding, dilation, 0, 1, size)
+def _unmix_blocks(dk: Tensor, M: Tensor, blocks: Launch | None) -> dict[str, Any]:
+    """What both kernels are told besides their rows of ``U``."""
+    blocks, (batch, taps, depth) = blocks or UNMIX, M.shape
+    return {
+        "S": depth, "BLOCK_R": _block(blocks.block_k, batch * dk.shape[1] * taps), "BLOCK_S": _block(32, depth),
+        "PRECISION": precision(dk.dtype), "num_warps": blocks.num_warps, "num_stages": blocks.num_stages,
+    }  # fmt: skip
 
 
-def input_grad_axes(stride: int, padding: int, dilation: int, size: int) -> list[Axis]:
-    """Where the input pixels ``first::stride`` read in the gradient of the output, one entry for each ``first``.
-
-    Tap ``t`` reads ``(p + padding - t * dilation) / stride`` if that is whole: for one ``first`` always the same taps,
-    equally far apart, so that each of these classes of pixels is a convolution of stride 1 with a part of the taps.
-    """
-    axes = []
-    tap_step = stride // math.gcd(stride, dilation)
-    for first in range(stride):
-        taps = [t for t in range(size) if (first + padding - t * dilation) % stride == 0]
-        tap = taps[0] if taps else 0
-        off = (first + padding - tap * dilation) // stride
-        axes.append(Axis(1, off, -(tap_step * dilation) // stride, tap, tap_step, len(taps)))
-    return axes
-
-
-def convolve(x: Tensor, k: Tensor, y: Tensor, groups: int, h: Axis, w: Axis, launch: Launch | None = None) -> None:
+def convolve(
+    x: Tensor, k: Tensor, y: Tensor, groups: int, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], transposed: bool = False, blocks: Launch | None = None,
+) -> None:  # fmt: skip
     """Convolve every image with its own kernel and write into ``y``.
 
     Args:
@@ -220,28 +201,38 @@ def convolve(x: Tensor, k: Tensor, y: Tensor, groups: int, h: Axis, w: Axis, lau
         k: ``(B, K*K, C', C/groups)`` from ``mix``.
         y: ``(B, C', H', W')`` of any strides, written.
         groups: of the convolution.
-        h: where rows of ``y`` read.
-        w: where columns of ``y`` read.
-        launch: block sizes, by default from ``LAUNCHES``.
+        stride: in pixels, per axis.
+        padding: in pixels, per axis.
+        dilation: in pixels, per axis.
+        transposed: whether ``x`` is a gradient of the output and ``y`` that of the input, of the same convolution.
+        blocks: block sizes, by default from ``LAUNCHES``.
     """
     if y.numel() == 0:
         return
-    rows, red, n_pix = y.shape[1] // groups, x.shape[1] // groups, y.shape[2] * y.shape[3]
+    size, (height, width) = math.isqrt(k.shape[1]), y.shape[2:]
+    rows, red = y.shape[1] // groups, x.shape[1] // groups
+    steps = [
+        every // math.gcd(every, apart) if transposed else 1 for every, apart in zip(stride, dilation, strict=True)
+    ]
+    classes = stride[0] * stride[1] if transposed else 1
+    n_pix = _cdiv(height, stride[0]) * _cdiv(width, stride[1]) if transposed else height * width
+    taps = _cdiv(size, steps[0]) * _cdiv(size, steps[1])  # of a class, at most
     flat = red < FLAT
-    launch = launch or _launch("conv", rows, n_pix, x, flat)
-    block_m, block_n = _block(launch.block_m, rows), _block(launch.block_n, n_pix)
-    grid = (_cdiv(rows, block_m) * _cdiv(n_pix, block_n) * groups, x.shape[0])
-    conv_kernel[grid](
-        x, k, y, rows, red, groups, n_pix, y.shape[3], x.shape[2], x.shape[3], *x.stride(), *y.stride(), *h, *w,
-        K=math.isqrt(k.shape[1]), FLAT=flat, PRECISION=_precision(x.dtype), BLOCK_M=block_m, BLOCK_N=block_n,
-        BLOCK_K=_block(launch.block_k, red * h.taps * w.taps if flat else red),
-        num_warps=launch.num_warps, num_stages=launch.num_stages,
+    blocks = blocks or _chosen("conv", rows, n_pix, x, flat)
+    block_m, block_n = _block(blocks.block_m, rows), _block(blocks.block_n, n_pix)
+    launch(
+        conv_kernel, (_cdiv(rows, block_m) * _cdiv(n_pix, block_n) * groups, x.shape[0], classes),
+        x, k, y, rows, red, groups, height, width, x.shape[2], x.shape[3], *x.stride(), *y.stride(),
+        *stride, *padding, *dilation, *steps,
+        K=size, TRANSPOSED=transposed, FLAT=flat, PRECISION=precision(x.dtype), BLOCK_M=block_m, BLOCK_N=block_n,
+        BLOCK_K=_block(blocks.block_k, red * taps if flat else red),
+        num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
 
 
 def kernel_grad(
-    x: Tensor, dy: Tensor, size: int, stride: list[int], padding: list[int], dilation: list[int], groups: int,
-    launch: Launch | None = None,
+    x: Tensor, dy: Tensor, size: int, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+    groups: int, blocks: Launch | None = None,
 ) -> Tensor:  # fmt: skip
     """Gradient to the kernel of every image, accumulated in float32 and stored in the dtype of ``x``.
 
@@ -253,7 +244,7 @@ def kernel_grad(
         padding: of the convolution, per axis.
         dilation: of the convolution, per axis.
         groups: of the convolution.
-        launch: block sizes, by default from ``LAUNCHES``.
+        blocks: block sizes, by default from ``LAUNCHES``.
 
     Returns:
         ``(B, parts, K*K, C_out, C_in/groups)``, to be summed over ``parts`` of the pixels.
@@ -261,18 +252,19 @@ def kernel_grad(
     (batch, c_out, h_out, w_out), red, taps = dy.shape, x.shape[1] // groups, size * size
     rows, n_pix = c_out // groups, h_out * w_out
     flat = red < FLAT
-    launch = launch or _launch("wgrad", rows, n_pix, x, flat)
-    block_m, block_n = _block(launch.block_m, rows), _block(launch.block_n, taps * red if flat else red)
-    block_k = _block(launch.block_k, n_pix)
+    blocks = blocks or _chosen("wgrad", rows, n_pix, x, flat)
+    block_m, block_n = _block(blocks.block_m, rows), _block(blocks.block_n, taps * red if flat else red)
+    block_k = _block(blocks.block_k, n_pix)
     columns = _cdiv(taps * red, block_n) if flat else taps * _cdiv(red, block_n)
     programs = columns * _cdiv(rows, block_m) * groups
     parts = max(1, min(PROGRAMS // (programs * batch), n_pix // (STEPS * block_k)))
     share = _cdiv(_cdiv(n_pix, parts), block_k) * block_k
     parts = _cdiv(n_pix, share)
     dk = torch.empty((batch, parts, taps, c_out, red), dtype=x.dtype, device=x.device)
-    wgrad_kernel[programs, batch, parts](
+    launch(
+        wgrad_kernel, (programs, batch, parts),
         x, dy, dk, rows, red, groups, n_pix, w_out, x.shape[2], x.shape[3], *x.stride(), *dy.stride(),
-        *stride, *padding, *dilation, share, parts, K=size, FLAT=flat, PRECISION=_precision(x.dtype),
-        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=launch.num_warps, num_stages=launch.num_stages,
+        *stride, *padding, *dilation, share, parts, K=size, FLAT=flat, PRECISION=precision(x.dtype),
+        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
     return dk

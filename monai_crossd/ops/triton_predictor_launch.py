@@ -1,0 +1,226 @@
+"""Launches of the predictor's kernels: tiles and grids; all but what they write is allocated here.
+
+``triton_predictor`` has the equations and says what is moved.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import triton_predictor as forward_kernels
+from . import triton_predictor_backward as backward_kernels
+from .replay import launch
+
+__all__ = ["Predictor", "Running", "empty_grads", "shape_h", "write_gradients", "write_pool"]
+
+# Launches, for Hopper. They do not ask the device, so that sums keep their order from one machine to another.
+BLOCK_P = 64  # pixels of a tile: 256 bytes of float32 in a row, and the 64 rows of Hopper's warp-group product
+BLOCK_P_MIN = 16  # pixels of a tile where images are small: the fewest rows of any matrix unit
+BLOCK_C = 64  # channels of a tile: with 64 pixels 16 KiB of float32, two or three of which in flight hide the latency
+BLOCK_T = 256  # partial sums read at once: a few numbers a thread
+BLOCK_PARTS = 32  # partial sums of ``dW1`` read at once, each of a block of channels
+MULTIPROCESSORS = 132  # of an H100 SXM or H200: tiles shrink while there are fewer programs than that
+PROGRAMS = 528  # four a multiprocessor: one wave, or two where registers allow two; more only adds partial sums
+NUM_WARPS = 4  # one warp group, which a product of 64 rows takes
+NUM_STAGES = 3  # tiles in flight: 48 KiB of float32, so that four programs share a multiprocessor's 228 KiB
+NUM_STAGES_DX = 2  # where ``dx`` is written: two programs fit by registers, and a third stage spills some of them
+RECOMPUTE = 2  # up to this many times the hidden channels in ``C``, reading ``x`` again is cheaper than storing ``h``
+
+
+class Predictor(NamedTuple):
+    """Parameters of a predictor, all contiguous."""
+
+    w1: Tensor  # (N, C, 1, 1)
+    b1: Tensor  # (N,)
+    gamma: Tensor  # (N,)
+    beta: Tensor  # (N,)
+    w2: Tensor  # (4, N, 1, 1)
+    b2: Tensor  # (4,)
+
+
+class Running(NamedTuple):
+    """Running statistics: what evaluation normalizes by, and what training moves by ``momentum``."""
+
+    mean: Tensor  # (N,)
+    var: Tensor  # (N,)
+    batches: Tensor  # (), int64
+    momentum: float | None = None  # None for one over the number of batches, counted by the caller
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _power(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _interpreted() -> bool:
+    return not isinstance(forward_kernels.pool_kernel, forward_kernels.triton.JITFunction)
+
+
+def _recomputes(in_channels: int, hidden: int) -> bool:
+    """Whether ``h`` is computed from ``x`` wherever it is needed."""
+    return in_channels <= min(RECOMPUTE * hidden, BLOCK_C)
+
+
+def _place(x: Tensor) -> tuple[int, int, int, int, bool]:
+    """Strides of ``x`` and whether one of them, the last, steps through all pixels of an image."""
+    _, _, height, width = x.shape
+    sb, sc, sh, sw = x.stride()
+    if width == 1:
+        return sb, sc, sh, sh, True
+    return sb, sc, sh, sw, height == 1 or sh == width * sw
+
+
+def _sizes(x: Tensor, hidden: int) -> dict[str, Any]:
+    """What all kernels that may read ``x`` are told about it."""
+    _, channels, height, width = x.shape
+    sb, sc, sh, sw, flat = _place(x)
+    last = max((channels - 1) * sc + (height - 1) * sh + (width - 1) * sw, height * width * max(hidden, channels))
+    block_c = min(BLOCK_C, max(16, _power(channels)))
+    return {
+        "P": height * width, "C": channels, "W": width, "N": hidden, "sb": sb, "sc": sc, "sh": sh, "sw": sw,
+        "FLAT": flat, "WIDE": last >= 2**31, "BLOCK_C": block_c, "BLOCK_N": max(16, _power(hidden)),
+        "PRECISION": "ieee" if _interpreted() else "tf32x3", "num_warps": NUM_WARPS, "num_stages": NUM_STAGES,
+    }  # fmt: skip
+
+
+def _block_p(images: int, pixels: int, blocks: int = 1) -> int:
+    """Pixels of a tile: fewer where an image has fewer or where the tiles would not fill the device."""
+    block = min(BLOCK_P, max(BLOCK_P_MIN, _power(pixels)))
+    while block > BLOCK_P_MIN and images * _ceil(pixels, block) * blocks < MULTIPROCESSORS:
+        block //= 2
+    return block
+
+
+def _tiles(images: int, pixels: int, blocks: int = 1) -> dict[str, int]:
+    """Tiles of all images, dealt in runs to at most ``PROGRAMS`` programs."""
+    block = _block_p(images, pixels, blocks)
+    tiles = _ceil(pixels, block)
+    run = _ceil(images * tiles * blocks, PROGRAMS)
+    return {"tiles": tiles, "all_tiles": images * tiles, "run": run, "BLOCK_P": block}
+
+
+def _pool_hidden(
+    x: Tensor, args: tuple[Tensor, ...], r: Tensor, soft: Tensor, hidden: int, modes: dict[str, Any]
+) -> None:
+    """From ``h`` or ``x`` to ``r``; ``args`` are the pointers of ``pool_kernel`` between ``x`` and the partial sums."""
+    images, pixels = x.shape[0], x.shape[2] * x.shape[3]
+    block = _block_p(images, pixels)
+    tiles = _ceil(pixels, block)
+    run = _ceil(tiles, max(1, PROGRAMS // images))
+    programs = _ceil(tiles, run)
+    part = x.new_empty((images, programs, 3, 4) if programs > 1 else (0,), dtype=torch.float32)
+    launch(
+        forward_kernels.pool_kernel, (images * programs,), x, *args, part, r, soft, B=images, tiles=tiles, run=run,
+        programs=programs, LAST=programs == 1, BLOCK_P=block, **modes, **_sizes(x, hidden),
+    )  # fmt: skip
+    if programs > 1:
+        launch(forward_kernels.combine_kernel, (images,), part, args[7], r, soft, images, programs, BLOCK_T=BLOCK_T)
+
+
+def shape_h(x: Tensor, hidden: int, keep: bool) -> tuple[int, ...]:
+    """Shape of the hidden values that are kept for backward."""
+    kept = keep and not _recomputes(x.shape[1], hidden)
+    return (x.shape[0], x.shape[2] * x.shape[3], hidden) if kept else (0,)
+
+
+def write_pool(
+    x: Tensor, net: Predictor, running: Running | None, training: bool, eps: float, keep: bool,
+    h: Tensor, stats: Tensor, soft: Tensor, r: Tensor,
+) -> None:  # fmt: skip
+    """Write the four numbers of every image and what backward needs.
+
+    Args:
+        x: ``(B, C, H, W)`` of any strides.
+        net: parameters.
+        running: statistics that evaluation normalizes by; where training gets them it moves them.
+        training: normalize with the batch's statistics.
+        eps: of BatchNorm2d.
+        keep: whether backward will come.
+        h: of ``shape_h``, written where it is not empty.
+        stats: ``(4, N)``, in evaluation ``(2, N)``.
+        soft: ``(3, B, 4)``.
+        r: ``(B, 4)``.
+    """
+    hidden, images = net.w1.shape[0], x.shape[0]
+    load = training and not _recomputes(x.shape[1], hidden)
+    mean, var = (stats, stats) if running is None else running[:2]
+    with torch.cuda.device_of(x):
+        source = x.new_empty(shape_h(x, hidden, True)) if load and not keep else h
+        if training:
+            tiles = _tiles(images, x.shape[2] * x.shape[3])
+            parts = _ceil(tiles["all_tiles"], tiles["run"])
+            part = x.new_empty((1 + 2 * hidden, parts), dtype=torch.float32)
+            launch(
+                forward_kernels.project_kernel, (parts,), x, net.w1, source, part, STORE=load, **tiles,
+                **_sizes(x, hidden),
+            )  # fmt: skip
+            batches, momentum = (stats, None) if running is None else running[2:]
+            launch(
+                forward_kernels.statistics_kernel, (hidden,), part, net.b1, stats, mean, var, batches, hidden, parts,
+                eps, 0.0 if momentum is None else momentum, TRACK=running is not None, CUMULATIVE=momentum is None,
+                BLOCK_T=BLOCK_T,
+            )  # fmt: skip
+        args = (net.w1, net.b1, mean, var, *net[2:], source, stats)
+        modes = {"EVAL": not training, "LOAD": load, "STORE": not training and h.numel() > 0, "eps": eps}
+        _pool_hidden(x, args, r, soft, hidden, modes)
+
+
+def empty_grads(net: Predictor) -> Predictor:
+    """Where gradients to the parameters go."""
+    return Predictor(*(torch.empty_like(t, memory_format=torch.contiguous_format) for t in net))
+
+
+def write_gradients(
+    dr: Tensor, x: Tensor, h: Tensor, stats: Tensor, soft: Tensor, net: Predictor, training: bool,
+    grads: Predictor, dx: Tensor | None, add: bool,
+) -> None:  # fmt: skip
+    """Write gradients to the parameters and to ``x``.
+
+    Args:
+        dr: gradient of ``r``, ``(B, 4)``, float32, contiguous.
+        x: as in forward, and so what is not named here.
+        h: see ``x``.
+        stats: see ``x``.
+        soft: see ``x``.
+        net: see ``x``.
+        training: see ``x``.
+        grads: written.
+        dx: in the shape of ``x`` and of any strides, written; ``None`` where it is not needed.
+        add: whether to add to what ``dx`` holds.
+    """
+    (hidden, channels), images, pixels = net.w1.shape[:2], x.shape[0], x.shape[2] * x.shape[3]
+    load = not _recomputes(channels, hidden)
+    sizes = _sizes(x, hidden)
+    blocks = _ceil(channels, sizes["BLOCK_C"])
+    args = (x, net.w1, h, dr, stats, soft, net.gamma, net.beta, net.w2)
+    with torch.cuda.device_of(x):
+        tiles = _tiles(images, pixels)
+        parts = _ceil(tiles["all_tiles"], tiles["run"])
+        part = x.new_empty((6, hidden, parts), dtype=torch.float32)
+        sums = x.new_empty((2, hidden), dtype=torch.float32)
+        launch(backward_kernels.parameter_sums_kernel, (parts,), *args, part, B=images, LOAD=load, **tiles, **sizes)
+        launch(
+            backward_kernels.parameter_gradient_kernel, (hidden,), part, dr, stats, net.gamma, sums, *grads[1:],
+            images, hidden, parts, TRAINING=training, BLOCK_T=BLOCK_T,
+        )  # fmt: skip
+        tiles = _tiles(images, pixels, blocks)
+        parts = _ceil(tiles["all_tiles"], tiles["run"])
+        part = x.new_empty((parts, hidden, channels), dtype=torch.float32)
+        sum_x, sum_dh = (x.new_empty((parts, count), dtype=torch.float32) for count in (channels, hidden))
+        db, dc, dh, dw, flat = (0, 0, 0, 0, True) if dx is None else _place(dx)
+        launch(
+            backward_kernels.input_gradient_kernel, (parts * blocks,), *args, sums, x if dx is None else dx, part,
+            sum_x, sum_dh, B=images, db=db, dc=dc, dh_stride=dh, dw_stride=dw, FLAT_DX=flat, blocks=blocks,
+            TRAINING=training, LOAD=load, NEED_DX=dx is not None, ADD=add, SCALE=x.dtype == torch.float16,
+            **tiles, **sizes | {"num_stages": NUM_STAGES_DX},
+        )  # fmt: skip
+        launch(
+            backward_kernels.weight_gradient_kernel, (hidden, blocks), part, sum_x, sum_dh, grads.w1, images, pixels,
+            channels, hidden, parts, TRAINING=training, BLOCK_T=BLOCK_PARTS, BLOCK_C=sizes["BLOCK_C"],
+        )  # fmt: skip
