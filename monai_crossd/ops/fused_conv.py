@@ -119,7 +119,8 @@ def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
     """Parts of the batch whose kernels stay below the budget."""
     from .triton_conv_launch import image_bytes
 
-    images = min(max(1, BUDGET // image_bytes(U, x.dtype)), 65535)  # the most programs of a grid's second axis
+    most = min(max(1, BUDGET // image_bytes(U, x.dtype)), 65535)  # the most programs of a grid's second axis
+    images = -(-x.shape[0] // -(-x.shape[0] // most)) if x.shape[0] else 1  # parts of about the same size
     return (slice(first, first + images) for first in range(0, x.shape[0], images))
 
 

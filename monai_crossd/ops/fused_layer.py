@@ -8,7 +8,7 @@ higher derivatives it falls back on torch's own operators.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ def fused_layer(
         RuntimeError: where the kernels cannot run.
         ValueError: for shapes or dtypes that do not fit, or if one value per channel is to be normalized by itself.
     """
-    first, norm, _, last = predictor
+    first, norm, _, last = cast("tuple[nn.Conv2d, nn.BatchNorm2d, nn.Module, nn.Conv2d]", tuple(predictor))
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, padded = x.to(dtype), None if padded is None else padded.to(dtype)
@@ -54,8 +54,8 @@ def fused_layer(
         and (norm.momentum is None or torch.compiler.is_compiling())
     ):
         norm.num_batches_tracked.add_(1)
-    net = (first.weight, first.bias, norm.weight, norm.bias, last.weight, last.bias)
-    running = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    net = cast(tuple[Tensor, ...], (first.weight, first.bias, norm.weight, norm.bias, last.weight, last.bias))
+    running: tuple[Tensor | None, ...] = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
     training = norm.training or running[0] is None
     if torch.compiler.is_compiling():
         return _in_graph(x, padded, weight, net, norm, training, conv)
@@ -127,7 +127,8 @@ class _FusedLayer(torch.autograd.Function):
         needs = _Needs(of_x, of_padded if padded else of_x, of_weight)
 
         def launches(dy: Tensor, x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-            return _backward(dy, x, images, last, U, Predictor(*rest[:6]), *rest[6:], call, needs)
+            h, state = rest[6:]
+            return _backward(dy, x, images, last, U, Predictor(*rest[:6]), h, state, call, needs)
 
         key = ("backward", call, last, needs, dy.stride(), *_images(x, images), *_parameters(U, *net))
         found = iter(repeated(key, launches, dy, x, images, U, *net, h, state))
@@ -172,7 +173,7 @@ def _forward(
     shapes = _state_shapes(x, U, net, call.training)
     state = x.new_empty(_state_size(shapes), dtype=torch.float32)
     operator, r, stats, soft = _split(state, shapes)
-    statistics = Running(*running, call.momentum) if running else None
+    statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
     fused_operator.write_operator(r, operator, size)
     y = fused_conv.empty_images(x, (count, len(U), *fused_conv.output_size(images, U, *conv[:3])), last)
@@ -227,11 +228,11 @@ def _plain_gradients(
     dy: Tensor, inputs: list[Tensor], mean: Tensor | None, var: Tensor | None, call: _Call, needed: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """Differentiable gradients by torch's own operators."""
-    inputs = apart(*inputs)
-    x, padded, U, w1, b1, gamma, beta, w2, b2 = inputs
+    separate = apart(*inputs)
+    x, padded, U, w1, b1, gamma, beta, w2, b2 = separate
     h = F.conv2d(x, w1.to(x.dtype), b1.to(x.dtype))
     h = F.batch_norm(h, mean, var, gamma, beta, call.training, 0.0, call.eps)
     r = softmax_pool(F.conv2d(F.relu(h), w2.to(h.dtype), b2.to(h.dtype)))
     operator = shift_operator(rotation_to_shift(r.float()), U.shape[-1])
     y = grouped_conv(x if padded is None else padded, U.to(x.dtype), operator.to(x.dtype), call.conv)
-    return graph_of_gradients(y, inputs, needed[: len(inputs)], dy)
+    return graph_of_gradients(y, separate, needed[: len(inputs)], dy)

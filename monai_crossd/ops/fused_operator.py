@@ -13,7 +13,8 @@ from .replay import launch
 __all__ = ["fused_shift_operator", "write_gradient", "write_operator"]
 
 BLOCK = 256  # entries of an operator at a time: all 243 of K = 3
-BLOCK_T = 16  # partial sums read at once
+BLOCK_T = 32  # partial sums read at once, by twice the threads: latency is all that an image costs
+WARPS = 8
 
 
 def fused_shift_operator(r: Tensor, kernel_size: int) -> Tensor:
@@ -68,7 +69,7 @@ def write_gradient(grad: Tensor, r: Tensor, dr: Tensor, kernel_size: int) -> Non
     with torch.cuda.device_of(r):
         launch(
             kernels.operator_grad_kernel, (images,), r, grad, dr, images, shares, parts,
-            K=kernel_size, BLOCK=BLOCK, BLOCK_T=BLOCK_T,
+            K=kernel_size, BLOCK=BLOCK, BLOCK_T=BLOCK_T, num_warps=WARPS,
         )  # fmt: skip
 
 

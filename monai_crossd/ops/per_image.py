@@ -79,8 +79,9 @@ class _PerImageConv(torch.autograd.Function):
         x, weight, operator = ctx.saved_tensors
         if torch.is_grad_enabled():  # a graph of the gradients is wanted
             needed = ctx.needs_input_grad[:3]
-            inputs = apart(x, weight, operator)
-            return *graph_of_gradients(grouped_conv(*inputs, ctx.conv), inputs, needed, dy), None, None
+            x, weight, operator = apart(x, weight, operator)
+            y = grouped_conv(x, weight, operator, ctx.conv)
+            return *graph_of_gradients(y, (x, weight, operator), needed, dy), None, None
         step, needs_x = _FORMS[ctx.form], ctx.needs_input_grad[0]
         dx, doperator, dweight = [], [], None
         for part in _parts(x, weight, ctx.conv, ctx.form):
@@ -94,7 +95,7 @@ class _PerImageConv(torch.autograd.Function):
         return _joined(dx) if needs_x else None, dweight.to(weight.dtype), _joined(doperator), None, None
 
 
-def apart(*inputs: Tensor | None) -> list[Tensor | None]:
+def apart(*inputs: Any) -> list[Any]:
     """The same tensors, of which none comes from another: an operator is made of the images that it goes with."""
     return [None if t is None else t.view_as(t) for t in inputs]
 

@@ -167,6 +167,15 @@ class _Recorder(TorchDispatchMode):
         return _Plan(self, results)
 
 
+class _Patch(NamedTuple):
+    """The argument that becomes the address of a buffer, and what lies there."""
+
+    at: int
+    buffer: int
+    offset: int
+    dtype: torch.dtype
+
+
 class _Plan:
     """Recorded launches. Buffers are numbered: inputs, results, and last the block of all temporary tensors."""
 
@@ -180,20 +189,20 @@ class _Plan:
         order = iter(range(inputs, inputs + len(fresh)))
         self.results = [next(order) if buffer >= inputs or buffer < 0 else buffer for buffer, _ in results]
         offsets, self.block = _packed(recorder, set(numbers))
-        self.steps = []
+        self.steps: list[tuple[Any, tuple[int, ...], tuple[Any, ...], list[Any], list[_Patch]]] = []
         for compiled, grid, args, places, dtypes in recorder.launches:
             patches = []
             for (at, (buffer, offset)), dtype in zip(places, dtypes, strict=True):
                 args[at] = 0
                 if buffer in numbers:
-                    patches.append((at, numbers[buffer], offset, dtype))
+                    patches.append(_Patch(at, numbers[buffer], offset, dtype))
                 elif buffer >= 0:
-                    patches.append((at, inputs + len(fresh), offsets[buffer] + offset, dtype))
+                    patches.append(_Patch(at, inputs + len(fresh), offsets[buffer] + offset, dtype))
             if hasattr(compiled, "packed_metadata"):
                 front = (compiled.function, compiled.packed_metadata, None, None, None)
-                self.steps.append((compiled.run, grid, front, args, [patch[:3] for patch in patches]))
+                self.steps.append((compiled.run, grid, front, args, patches))
             else:
-                self.steps.append((compiled, grid, None, args, patches))
+                self.steps.append((compiled, grid, (), args, patches))
 
     def __call__(self, inputs: Sequence[Tensor], addresses: list[int]) -> list[Tensor]:
         device = self.device
@@ -214,7 +223,7 @@ class _Plan:
     def _launch(self, addresses: list[int], stream: int) -> None:
         for run, grid, front, args, patches in self.steps:
             args = args.copy()
-            for at, buffer, offset in patches:
+            for at, buffer, offset, _ in patches:
                 args[at] = addresses[buffer] + offset
             run(*grid, stream, *front, *args)
 

@@ -1,4 +1,4 @@
-"""Triton kernels of the convolution whose kernel is mixed per image from one knowledge base; see ``triton_conv_launch``.
+"""Triton kernels of the convolution whose kernel is mixed per image from one knowledge base.
 
 ``y[b] = conv2d(x[b], k[b])`` with ``k[b, t, o, c] = sum_s M[b, t, s] U[o, c, s]``. Below ``B`` is the batch, ``C`` and
 ``O`` are input and output channels, ``N = O C/groups``, ``T = K^2``, ``S = K^3``; ``X = C H W`` and ``Y = O H' W'`` are
@@ -92,17 +92,17 @@ def unmix_u_kernel(
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)
-    n_ok, s_ok = (n < n_values)[None, :], (s < S)[None, :]
-    acc = tl.zeros((BLOCK_N, BLOCK_S), tl.float32)
+    n_ok, s_ok = (n < n_values)[None, :], (s < S)[:, None]
+    acc = tl.zeros((BLOCK_S, BLOCK_N), tl.float32)  # values lie side by side in dk: as columns they need no turning
     for first in range(0, n_rows, BLOCK_R):
         r = first + tl.arange(0, BLOCK_R)
-        r_ok = (r < n_rows)[:, None]
+        r_ok = r < n_rows
         row = r // (parts * T) * T + r % T
-        mt = tl.load(m + row[:, None] * S + s[None, :], mask=r_ok & s_ok, other=0.0)
+        mt = tl.load(m + row[None, :] * S + s[:, None], mask=r_ok[None, :] & s_ok, other=0.0)
         at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
-        dkt = tl.load(at, mask=r_ok & n_ok, other=0.0).to(tl.float32)  # (BLOCK_R, BLOCK_N)
-        acc = tl.dot(tl.trans(dkt), mt, acc, input_precision=PRECISION)
-    du_at, ok = du + n[:, None] * S + s[None, :], (n < n_values)[:, None] & s_ok
+        dkt = tl.load(at, mask=r_ok[:, None] & n_ok, other=0.0).to(tl.float32)  # (BLOCK_R, BLOCK_N)
+        acc = tl.dot(mt, dkt, acc, input_precision=PRECISION)
+    du_at, ok = du + n[None, :] * S + s[:, None], n_ok & s_ok
     if ADD:
         acc += tl.load(du_at, mask=ok, other=0.0)
     tl.store(du_at, acc.to(du.dtype.element_ty), mask=ok)

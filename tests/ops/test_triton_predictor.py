@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from monai_crossd.layers.predictor import ShiftPredictor
 from monai_crossd.ops import fused_predictor as fused
 from monai_crossd.ops import softmax_pool
+from monai_crossd.ops import triton_predictor_launch as launches
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
@@ -121,13 +122,13 @@ def test_takes_any_strides(layout, dtype):
 def test_many_tiles_and_programs(channels, training, monkeypatch):
     values = {"BLOCK_P": 16, "BLOCK_C": 32, "BLOCK_T": 2, "BLOCK_PARTS": 2, "PROGRAMS": 7, "MULTIPROCESSORS": 1}
     for name, value in values.items():
-        monkeypatch.setattr(fused, name, value)
+        monkeypatch.setattr(launches, name, value)
     check(predictor(channels).train(training), torch.randn(3, channels, 9, 11, device=DEVICE), 1e-5)
 
 
 def test_offsets_of_64_bits(monkeypatch):
-    sizes = fused._sizes
-    monkeypatch.setattr(fused, "_sizes", lambda x, hidden: sizes(x, hidden) | {"WIDE": True})
+    sizes = launches._sizes
+    monkeypatch.setattr(launches, "_sizes", lambda x, hidden: sizes(x, hidden) | {"WIDE": True})
     check(predictor(35), torch.randn(2, 35, 7, 5, device=DEVICE)[..., ::2], 1e-5)
 
 
@@ -156,7 +157,7 @@ def test_large_means(channels, training):
 
 
 def test_statistics_where_the_mean_is_much_larger_than_the_deviation(monkeypatch):
-    monkeypatch.setattr(fused, "PROGRAMS", 3)
+    monkeypatch.setattr(launches, "PROGRAMS", 3)
     net = predictor(1)
     net[0].weight.data.fill_(1.0)  # h is x, so nothing but the statistics rounds
     x = 512 + torch.randint(-8, 9, (2, 1, 15, 14), device=DEVICE) / 8
@@ -224,11 +225,17 @@ def saved(net, x, training):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dx_is_added_to_a_buffer(dtype):
     net, x, dr = predictor(40), torch.randn(2, 40, 7, 5, device=DEVICE).to(dtype), torch.randn(2, 4, device=DEVICE)
-    _, arguments = saved(net, x, True)
-    buffer = torch.randn_like(x).to(memory_format=torch.channels_last)
-    expected = buffer.float() + fused.pool_gradients(dr, *arguments)[0].float()
-    dx = fused.pool_gradients(dr, *arguments, into=buffer)[0]
-    assert dx is buffer
+    (_, w1, b1, _, _, gamma, beta, w2, b2, *_), (x, h, stats, soft, *_) = saved(net, x, True)
+    parameters = launches.Predictor(w1, b1, gamma, beta, w2, b2)
+
+    def gradients(into, add):
+        grads = launches.empty_grads(parameters)
+        launches.write_gradients(dr, x, h, stats, soft, parameters, True, grads, into, add)
+        return into
+
+    dx = torch.randn_like(x).to(memory_format=torch.channels_last)
+    expected = dx.float() + gradients(torch.empty_like(x), False).float()
+    gradients(dx, True)
     assert (dx - expected).norm() <= TOLERANCE[dtype] / 2 * expected.norm()
 
 

@@ -1,0 +1,131 @@
+"""Recorded launches against the same launches made anew: on a GPU, or in Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monai_crossd.ops import replay
+from monai_crossd.ops.availability import available
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.skipif(
+    not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_recorded():
+    replay.forget()
+    yield
+    replay.forget()
+
+
+def operators(r):
+    """Shift operators by one launch."""
+    from monai_crossd.ops.fused_operator import write_operator
+
+    operator = r.new_empty((len(r), 9, 27))
+    write_operator(r, operator, 3)
+    return operator
+
+
+def gradients(r, steps=3):
+    """A chain through temporary tensors: each operator is the gradient from which the next numbers come."""
+    from monai_crossd.ops.fused_operator import write_gradient
+
+    for _ in range(steps):
+        found = torch.empty_like(r)
+        write_gradient(operators(r)[None, :, None], r, found, 3)
+        r = found
+    return r
+
+
+def test_repeats_with_other_tensors(monkeypatch):
+    calls = []
+
+    def function(r, unused):
+        calls.append(1)
+        return [gradients(r), operators(r), unused]
+
+    for seed in range(3):
+        torch.manual_seed(seed)
+        r = torch.randn(5, 4, device=DEVICE)
+        unused = torch.zeros(3, device=DEVICE)
+        found, other, same = replay.repeated("key", function, r, unused)
+        torch.testing.assert_close(found, gradients(r))
+        torch.testing.assert_close(other, operators(r))
+        assert same is unused
+    assert len(calls) == 1
+
+
+def test_results_of_one_call_outlive_the_next():
+    kept = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        r = torch.randn(2, 4, device=DEVICE)
+        kept.append((replay.repeated("key", lambda r: [operators(r)], r)[0], operators(r)))
+    for found, expected in kept:
+        torch.testing.assert_close(found, expected)
+
+
+def test_temporary_tensors_that_live_together_do_not_overlap():
+    def function(r):
+        from monai_crossd.ops.fused_operator import write_gradient
+
+        first, second, found = operators(r[:2]), operators(r[2:]), torch.empty_like(r)
+        write_gradient(first[None, :, None], r[:2], found[:2], 3)
+        write_gradient(second[None, :, None], r[2:], found[2:], 3)
+        return [found]
+
+    for seed in range(2):
+        torch.manual_seed(seed)
+        r = torch.randn(4, 4, device=DEVICE)
+        torch.testing.assert_close(replay.repeated("key", function, r)[0], function(r)[0])
+
+
+@pytest.mark.parametrize("change", [lambda r: r.add_(1), lambda r: r * 2, lambda r: r.sum().item()])
+def test_what_does_more_is_called_as_it_is(change):
+    calls = []
+
+    def function(r):
+        calls.append(1)
+        change(r)
+        return [operators(r)]
+
+    r = torch.randn(2, 4, device=DEVICE)
+    for _ in range(3):
+        (found,) = replay.repeated("key", function, r)
+        torch.testing.assert_close(found, operators(r))
+    assert len(calls) == 3
+
+
+def test_inputs_at_odd_addresses_are_called_as_they_are():
+    block = torch.randn(9, device=DEVICE)
+    for offset in (0, 1, 0):
+        r = block[offset : offset + 8].view(2, 4)
+        torch.testing.assert_close(replay.repeated("key", lambda r: [operators(r)], r)[0], operators(r))
+
+
+def test_views_of_inputs_and_of_temporary_tensors_keep_their_place():
+    def function(r):
+        from monai_crossd.ops.fused_operator import write_gradient
+
+        operator, found = operators(r[2:]), r.new_empty((6, 4))
+        write_gradient(operator[:2][None, :, None], r[2:4], found[4:], 3)
+        write_gradient(operator[2:][None, :, None], r[4:], found[2:4], 3)
+        write_gradient(operator[2:][None, :, None], r[4:], found[:2], 3)
+        return [found]
+
+    for seed in range(2):
+        torch.manual_seed(seed)
+        r = torch.randn(6, 4, device=DEVICE)
+        torch.testing.assert_close(replay.repeated("key", function, r)[0], function(r)[0])
+
+
+def test_old_records_make_room(monkeypatch):
+    monkeypatch.setattr(replay, "PLANS", 2)
+    r = torch.randn(2, 4, device=DEVICE)
+    for key in range(5):
+        replay.repeated(key, lambda r: [operators(r)], r)
+    assert len(replay._plans) <= 2
