@@ -79,13 +79,8 @@ def crossd_conv2d(
     w_out = (x.shape[3] + 2 * padding[1] - dilation[1] * (kernel_size - 1) - 1) // stride[1] + 1
     chosen = _backend(backend, h_out * w_out, kernel_size)
     if not torch.jit.is_scripting():
-        if chosen == "triton":
-            from .fused_conv import fused_conv2d  # registers operators, which takes longer than all other imports here
-
-            operator = shift_operator(s, kernel_size).float()
-            return fused_conv2d(x, weight, operator, stride, padding, dilation, groups)
-        if chosen != "unfold" and len(x) > 0:
-            if groups > 1:
+        if chosen != "unfold" and (len(x) > 0 or chosen == "triton"):
+            if groups > 1 and chosen == "columns":
                 if backend == "columns":
                     raise ValueError(f"`backend` 'columns' needs `groups` 1, got {groups}; choose 'grouped'.")
                 chosen = "grouped"
@@ -151,6 +146,11 @@ def crossd_conv_transpose2d(
 
 def _eager(x: Tensor, weight: Tensor, s: Tensor, arguments: ConvArguments, form: str) -> Tensor:
     """What needs no fixed graph: one dtype for all, then the form; compilers get the form of plain calls."""
+    if form == "triton":
+        from .fused_conv import fused_conv2d  # registers operators, which takes longer than all other imports here
+
+        operator = shift_operator(s, weight.shape[-1]).float()
+        return fused_conv2d(x, weight, operator, *arguments[:3], arguments.groups)
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         x, weight = x.to(torch.get_autocast_dtype(kind)), weight.to(torch.get_autocast_dtype(kind))
