@@ -44,6 +44,21 @@ def _jit(*plain: str) -> Callable[[Callable], Any]:
     return (lambda kernel: kernel) if triton is None else triton.jit(do_not_specialize=plain)
 
 
+@_jit()
+def _dot(a, b, acc, PRECISION: tl.constexpr):
+    """``acc + a b``. ``split``: float32 as two bfloat16 each, of whose products three carry more than TF32 does."""
+    if PRECISION == "split":
+        a_high, b_high = a.to(tl.bfloat16), b.to(tl.bfloat16)
+        a_low = (a - a_high.to(tl.float32)).to(tl.bfloat16)
+        b_low = (b - b_high.to(tl.float32)).to(tl.bfloat16)
+        acc = tl.dot(a_high, b_high, acc)
+        acc = tl.dot(a_high, b_low, acc)
+        acc = tl.dot(a_low, b_high, acc)
+    else:
+        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+    return acc
+
+
 @_jit("batch", "share")
 def mix_kernel(
     u, m, k, n_rows, batch, share, rows, red,
@@ -80,7 +95,7 @@ def mix_kernel(
         k_at += T * n_rows
 
 
-@_jit("n_rows", "n_values", "parts")
+@_jit("n_rows", "parts")
 def unmix_u_kernel(
     m, dk, du, n_rows, n_values, parts,
     T: tl.constexpr, S: tl.constexpr, ADD: tl.constexpr,
@@ -108,7 +123,7 @@ def unmix_u_kernel(
     tl.store(du_at, acc.to(du.dtype.element_ty), mask=ok)
 
 
-@_jit("n_rows", "n_values", "share")
+@_jit("n_rows")
 def unmix_m_kernel(
     u, dk, dm, n_rows, n_values, share,
     S: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
@@ -215,11 +230,11 @@ def conv_kernel(
             acc = tl.dot(tl.trans(xt), tl.trans(kt), acc, input_precision=PRECISION)
         else:
             acc = tl.dot(kt, xt, acc, input_precision=PRECISION)
-    if WIDE:
+    if not WIDE:  # stored with pixels as rows: where neither axis is known to lie side by side, rows count as such
         acc = tl.trans(acc)
     pixel = (first_h + h * every_h) * y_sh + (first_w + w * every_w) * y_sw
-    y_at = y + b * y_sb + (g * rows + m)[:, None] * y_sc + pixel[None, :]
-    tl.store(y_at, acc.to(y.dtype.element_ty), mask=m_ok & (p < n_pix)[None, :])
+    y_at = y + b * y_sb + pixel[:, None] + (g * rows + m)[None, :] * y_sc
+    tl.store(y_at, acc.to(y.dtype.element_ty), mask=(p < n_pix)[:, None] & (m < rows)[None, :])
 
 
 @_jit("n_pix", "x_h", "x_w", "stride_h", "stride_w", "pad_h", "pad_w", "dil_h", "dil_w", "share", "parts")
@@ -257,7 +272,7 @@ def wgrad_kernel(
         s_h, s_w = h * stride_h - pad_h + j_h * dil_h, w * stride_w - pad_w + j_w * dil_w
         x_ok = (s_h >= 0) & (s_h < x_h) & (s_w >= 0) & (s_w < x_w) & p_ok & c_ok[:, None]
         xt = tl.load(x_at + (s_h * x_sh + s_w * x_sw), mask=x_ok, other=0.0)  # (BLOCK_N, BLOCK_K)
-        acc = tl.dot(dyt, tl.trans(xt), acc, input_precision=PRECISION)
+        acc = _dot(dyt, tl.trans(xt), acc, PRECISION)
     tap_size = groups * rows * red
     dk_at = dk + (b * parts + part) * (K * K) * tap_size + (g * rows + m)[:, None] * red
     dk_at += (tap * tap_size + c)[None, :]

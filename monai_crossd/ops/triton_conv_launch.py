@@ -76,6 +76,11 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if allowed else "ieee"
 
 
+def _of_pixels(dtype: torch.dtype) -> str:
+    """The same for sums over pixels: TF32 wants them side by side in memory, where channels are, 16-bit data do not."""
+    return "split" if dtype == torch.float32 and precision(dtype) == "tf32" else precision(dtype)
+
+
 def _chosen(kernel: str, channels: int, pixels: int, x: Tensor, flat: bool) -> Launch:
     """The first row of the table that fits, for images ``x``.
 
@@ -264,7 +269,7 @@ def kernel_grad(
     launch(
         wgrad_kernel, (programs, batch, parts),
         x, dy, dk, rows, red, groups, n_pix, w_out, x.shape[2], x.shape[3], *x.stride(), *dy.stride(),
-        *stride, *padding, *dilation, share, parts, K=size, FLAT=flat, PRECISION=precision(x.dtype),
+        *stride, *padding, *dilation, share, parts, K=size, FLAT=flat, PRECISION=_of_pixels(x.dtype),
         BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
     return dk

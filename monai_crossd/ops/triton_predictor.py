@@ -44,6 +44,9 @@ except ImportError:  # the kernels below are then functions that nobody calls
 
 __all__ = ["combine_kernel", "pool_kernel", "project_kernel", "statistics_kernel"]
 
+if triton is not None:
+    LOWEST = tl.constexpr(-1e38)  # a maximum of nothing: differences of it stay finite
+
 _jit = triton.jit if triton is not None else lambda function: function
 
 
@@ -72,10 +75,12 @@ def _vector(pointer, n, N):
 
 
 @_jit
-def _matrix(pointer, n, N):
-    """``W2``, (4, N) as float32, zeros behind its columns."""
-    j = tl.arange(0, 4)
-    return tl.load(pointer + j[:, None] * N + n[None, :], mask=n[None, :] < N, other=0.0).to(tl.float32)
+def _rows(pointer, n, N):
+    """The four rows of ``W2``, each (N,) as float32, zeros behind them."""
+    return (
+        _vector(pointer, n, N), _vector(pointer + N, n, N), _vector(pointer + 2 * N, n, N),
+        _vector(pointer + 3 * N, n, N),
+    )  # fmt: skip
 
 
 @_jit
@@ -108,37 +113,79 @@ def _project(
 
 @_jit
 def _features(h, mean, invstd, gamma, beta, w2):
-    """``xhat``, ``y`` and ``z = relu(y)``, all (BLOCK_P, BLOCK_N), and ``f``, (BLOCK_P, 4)."""
+    """``xhat``, ``y`` and ``z = relu(y)``, all (BLOCK_P, BLOCK_N), and ``f``, four times (BLOCK_P,).
+
+    The four features stay apart here and below: as an axis of a tile they would be copied to every thread of a row.
+    """
     xhat = (h - mean[None, :]) * invstd[None, :]
     y = xhat * gamma[None, :] + beta[None, :]
     z = tl.where(y < 0.0, 0.0, y)  # keeps NaN, as torch does
-    f = tl.sum(z[:, None, :] * w2[None, :, :], axis=2)
+    f = (
+        tl.sum(z * w2[0][None, :], axis=1), tl.sum(z * w2[1][None, :], axis=1),
+        tl.sum(z * w2[2][None, :], axis=1), tl.sum(z * w2[3][None, :], axis=1),
+    )  # fmt: skip
     return xhat, y, z, f
 
 
 @_jit
-def _feature_gradients(inside, y, f, g, soft_ptr, B, b, w2):
-    """``df`` (BLOCK_P, 4) and ``dy`` (BLOCK_P, BLOCK_N), zero outside of the image."""
-    j = tl.arange(0, 4)
-    top = tl.load(soft_ptr + b * 4 + j)
-    scale = tl.load(soft_ptr + (B + b) * 4 + j)
-    r = tl.load(soft_ptr + (2 * B + b) * 4 + j)
-    p = tl.exp(tl.where(inside[:, None], f - top[None, :], 0.0)) * scale[None, :]
-    df = tl.where(inside[:, None], g[None, :] * p * (1.0 + (f - r[None, :])), 0.0)
-    # Not over the middle axis: Triton 3.6 takes that sum for a product and rounds it to TF32.
-    dz = tl.sum(df[:, None, :] * tl.trans(w2)[None, :, :], axis=2)
+def _feature_gradient(inside, f, dr_ptr, soft_ptr, B, at):
+    """``df`` of one feature and one image, which are ``at`` in ``(B, 4)``; zero outside of the image."""
+    top, scale, r = tl.load(soft_ptr + at), tl.load(soft_ptr + 4 * B + at), tl.load(soft_ptr + 8 * B + at)
+    p = tl.exp(tl.where(inside, f - top, 0.0)) * scale
+    return tl.where(inside, tl.load(dr_ptr + at) * p * (1.0 + (f - r)), 0.0)
+
+
+@_jit
+def _feature_gradients(inside, y, f, dr_ptr, soft_ptr, B, b, w2):
+    """``df``, four times (BLOCK_P,), and ``dy`` (BLOCK_P, BLOCK_N), zero outside of the image."""
+    df = (
+        _feature_gradient(inside, f[0], dr_ptr, soft_ptr, B, b * 4),
+        _feature_gradient(inside, f[1], dr_ptr, soft_ptr, B, b * 4 + 1),
+        _feature_gradient(inside, f[2], dr_ptr, soft_ptr, B, b * 4 + 2),
+        _feature_gradient(inside, f[3], dr_ptr, soft_ptr, B, b * 4 + 3),
+    )
+    dz = df[0][:, None] * w2[0][None, :] + df[1][:, None] * w2[1][None, :]
+    dz += df[2][:, None] * w2[2][None, :] + df[3][:, None] * w2[3][None, :]
     return df, tl.where(y > 0.0, dz, 0.0)
 
 
 @_jit
-def _store_pooled(r_ptr, soft_ptr, b2_ptr, B, b, top, total, weighted):
+def _softened(inside, f, top, total, weighted):
+    """Every pixel's own running maximum, sum of exponentials and weighted sum, with one value more."""
+    higher = tl.maximum(top, tl.where(inside, f, top))
+    e = tl.where(inside, tl.exp(tl.where(inside, f - higher, 0.0)), 0.0)
+    shrink = tl.exp(top - higher)
+    return higher, total * shrink + e, weighted * shrink + e * f
+
+
+@_jit
+def _joined(top, total, weighted):
+    """Those of many pixels, or parts, as one."""
+    highest = tl.max(top, axis=0)
+    scale = tl.exp(top - highest)
+    return highest, tl.sum(total * scale, axis=0), tl.sum(weighted * scale, axis=0)
+
+
+@_jit
+def _store_pooled(r_ptr, soft_ptr, b2_ptr, B, b, j, top, total, weighted):
     """``r`` and what backward needs of the softmax: its maximum, one over its sum, and ``r - b2``."""
-    j = tl.arange(0, 4)
     r = weighted / total
     tl.store(r_ptr + b * 4 + j, r + tl.load(b2_ptr + j).to(tl.float32))
     tl.store(soft_ptr + b * 4 + j, top)
     tl.store(soft_ptr + (B + b) * 4 + j, 1.0 / total)
     tl.store(soft_ptr + (2 * B + b) * 4 + j, r)
+
+
+@_jit
+def _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, j, top, total, weighted, LAST: tl.constexpr):
+    """One feature of a program: its part of an image, or all of it."""
+    top, total, weighted = _joined(top, total, weighted)
+    if LAST:
+        _store_pooled(r_ptr, soft_ptr, b2_ptr, B, b, j, top, total, weighted)
+    else:
+        tl.store(part + j, top)
+        tl.store(part + 4 + j, total)
+        tl.store(part + 8 + j, weighted)
 
 
 @_jit
@@ -234,7 +281,7 @@ def pool_kernel(
     """
     b = (tl.program_id(0) // programs).to(tl.int64)
     program = tl.program_id(0) % programs
-    n, j = tl.arange(0, BLOCK_N), tl.arange(0, 4)
+    n = tl.arange(0, BLOCK_N)
     if EVAL:
         mean = _vector(mean_ptr, n, N) - _vector(b1_ptr, n, N)
         invstd = 1.0 / tl.sqrt_rn(tl.load(var_ptr + n, mask=n < N, other=1.0).to(tl.float32) + eps)
@@ -244,10 +291,10 @@ def pool_kernel(
     else:
         mean = _vector(stats_ptr, n, N)
         invstd = _vector(stats_ptr + N, n, N)
-    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _matrix(w2_ptr, n, N)
-    top = tl.full((4,), float("-inf"), dtype=tl.float32)
-    total = tl.zeros((4,), dtype=tl.float32)
-    weighted = tl.zeros((4,), dtype=tl.float32)
+    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
+    none, nothing = tl.zeros((BLOCK_P,), tl.float32), tl.full((BLOCK_P,), LOWEST, tl.float32)
+    top0, total0, weighted0, top1, total1, weighted1 = nothing, none, none, nothing, none, none
+    top2, total2, weighted2, top3, total3, weighted3 = nothing, none, none, nothing, none, none
     for tile in range(program * run, tl.minimum(program * run + run, tiles)):
         p = _pixels(tile, BLOCK_P, WIDE)
         inside = (p[:, None] < P) & (n[None, :] < N)
@@ -261,37 +308,31 @@ def pool_kernel(
             if STORE:
                 tl.store(h_tile, h.to(h_ptr.dtype.element_ty), mask=inside)
         _, _, _, f = _features(h, mean, invstd, gamma, beta, w2)
-        top_here = tl.maximum(top, tl.max(tl.where(p[:, None] < P, f, float("-inf")), axis=0))
-        e = tl.where(p[:, None] < P, tl.exp(tl.where(p[:, None] < P, f - top_here[None, :], 0.0)), 0.0)
-        shrink = tl.exp(top - top_here)
-        total = total * shrink + tl.sum(e, axis=0)
-        weighted = weighted * shrink + tl.sum(e * f, axis=0)
-        top = top_here
-    if LAST:
-        _store_pooled(r_ptr, soft_ptr, b2_ptr, B, b, top, total, weighted)
-    else:
-        part = part_ptr + tl.program_id(0).to(tl.int64) * 12 + j
-        tl.store(part, top)
-        tl.store(part + 4, total)
-        tl.store(part + 8, weighted)
+        top0, total0, weighted0 = _softened(p < P, f[0], top0, total0, weighted0)
+        top1, total1, weighted1 = _softened(p < P, f[1], top1, total1, weighted1)
+        top2, total2, weighted2 = _softened(p < P, f[2], top2, total2, weighted2)
+        top3, total3, weighted3 = _softened(p < P, f[3], top3, total3, weighted3)
+    part = part_ptr + tl.program_id(0).to(tl.int64) * 12
+    _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, 0, top0, total0, weighted0, LAST)
+    _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, 1, top1, total1, weighted1, LAST)
+    _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, 2, top2, total2, weighted2, LAST)
+    _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, 3, top3, total3, weighted3, LAST)
 
 
 @_jit
 def combine_kernel(part_ptr, b2_ptr, r_ptr, soft_ptr, B, programs, BLOCK_T: tl.constexpr):
     """One image: ``r`` from the maxima, sums and weighted sums of its programs, (B, programs, 3, 4)."""
-    b = tl.program_id(0).to(tl.int64)
-    j = tl.arange(0, 4)
-    top = tl.full((4,), float("-inf"), dtype=tl.float32)
-    total = tl.zeros((4,), dtype=tl.float32)
-    weighted = tl.zeros((4,), dtype=tl.float32)
+    b, j = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    top = tl.full((BLOCK_T,), LOWEST, tl.float32)
+    total, weighted = tl.zeros((BLOCK_T,), tl.float32), tl.zeros((BLOCK_T,), tl.float32)
     for first in range(0, programs, BLOCK_T):
         t = first + tl.arange(0, BLOCK_T)
-        inside = t[:, None] < programs
-        part = part_ptr + (b * programs + t[:, None]) * 12 + j[None, :]
-        tops = tl.load(part, mask=inside, other=float("-inf"))
-        top_here = tl.maximum(top, tl.max(tops, axis=0))
-        scale, shrink = tl.exp(tops - top_here[None, :]), tl.exp(top - top_here)
-        total = total * shrink + tl.sum(scale * tl.load(part + 4, mask=inside, other=0.0), axis=0)
-        weighted = weighted * shrink + tl.sum(scale * tl.load(part + 8, mask=inside, other=0.0), axis=0)
-        top = top_here
-    _store_pooled(r_ptr, soft_ptr, b2_ptr, B, b, top, total, weighted)
+        part, inside = part_ptr + (b * programs + t) * 12 + j, t < programs
+        f = tl.load(part, mask=inside, other=LOWEST)
+        higher = tl.maximum(top, f)
+        scale, shrink = tl.exp(f - higher), tl.exp(top - higher)
+        total = total * shrink + scale * tl.load(part + 4, mask=inside, other=0.0)
+        weighted = weighted * shrink + scale * tl.load(part + 8, mask=inside, other=0.0)
+        top = higher
+    top_all, total_all, weighted_all = _joined(top, total, weighted)
+    _store_pooled(r_ptr, soft_ptr, b2_ptr, B, b, j, top_all, total_all, weighted_all)

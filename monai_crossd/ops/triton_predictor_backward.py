@@ -12,10 +12,10 @@ from monai_crossd.ops.triton_predictor import (
     _feature_gradients,
     _features,
     _jit,
-    _matrix,
     _offsets,
     _pixels,
     _project,
+    _rows,
     _vector,
     tl,
 )
@@ -32,12 +32,11 @@ def parameter_sums_kernel(
 ):  # fmt: skip
     """Sums of ``dy``, ``dy xhat`` and the four rows of ``dW2`` over ``run`` tiles, (6, N, programs)."""
     program, programs = tl.program_id(0), tl.num_programs(0)
-    n, j = tl.arange(0, BLOCK_N), tl.arange(0, 4)
+    n = tl.arange(0, BLOCK_N)
     mean, invstd = _vector(stats_ptr, n, N), _vector(stats_ptr + N, n, N)
-    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _matrix(w2_ptr, n, N)
-    sum_dy = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    sum_dy_xhat = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    dw2 = tl.zeros((4, BLOCK_N), dtype=tl.float32)
+    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
+    none = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)  # pixels are added up at the end
+    sum_dy, sum_dy_xhat, dw0, dw1, dw2, dw3 = none, none, none, none, none, none
     for q in range(program * run, tl.minimum(program * run + run, all_tiles)):
         b = (q // tiles).to(tl.int64)
         p = _pixels(q % tiles, BLOCK_P, WIDE)
@@ -49,15 +48,20 @@ def parameter_sums_kernel(
                 x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION, BLOCK_P, BLOCK_C, BLOCK_N
             )
         xhat, y, z, f = _features(h, mean, invstd, gamma, beta, w2)
-        g = tl.load(dr_ptr + b * 4 + j)
-        df, dy = _feature_gradients(p < P, y, f, g, soft_ptr, B, b, w2)
-        sum_dy += tl.sum(dy, axis=0)
-        sum_dy_xhat += tl.sum(dy * xhat, axis=0)
-        dw2 += tl.sum(df[:, :, None] * z[:, None, :], axis=0)
-    part = part_ptr + n * programs + program
-    tl.store(part, sum_dy, mask=n < N)
-    tl.store(part + N * programs, sum_dy_xhat, mask=n < N)
-    tl.store(part[None, :] + (2 + j[:, None]) * N * programs, dw2, mask=n[None, :] < N)
+        df, dy = _feature_gradients(p < P, y, f, dr_ptr, soft_ptr, B, b, w2)
+        sum_dy += dy
+        sum_dy_xhat += dy * xhat
+        dw0 += df[0][:, None] * z
+        dw1 += df[1][:, None] * z
+        dw2 += df[2][:, None] * z
+        dw3 += df[3][:, None] * z
+    part, every = part_ptr + n * programs + program, N * programs
+    tl.store(part, tl.sum(sum_dy, axis=0), mask=n < N)
+    tl.store(part + every, tl.sum(sum_dy_xhat, axis=0), mask=n < N)
+    tl.store(part + 2 * every, tl.sum(dw0, axis=0), mask=n < N)
+    tl.store(part + 3 * every, tl.sum(dw1, axis=0), mask=n < N)
+    tl.store(part + 4 * every, tl.sum(dw2, axis=0), mask=n < N)
+    tl.store(part + 5 * every, tl.sum(dw3, axis=0), mask=n < N)
 
 
 @_jit
@@ -108,9 +112,9 @@ def input_gradient_kernel(
     where the gradients of a large image would vanish. ``ADD`` adds to what ``dx`` holds.
     """
     block, program = tl.program_id(0) % blocks, tl.program_id(0) // blocks
-    n, j, c = tl.arange(0, BLOCK_N), tl.arange(0, 4), block * BLOCK_C + tl.arange(0, BLOCK_C)
+    n, c = tl.arange(0, BLOCK_N), block * BLOCK_C + tl.arange(0, BLOCK_C)
     mean, invstd = _vector(stats_ptr, n, N), _vector(stats_ptr + N, n, N)
-    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _matrix(w2_ptr, n, N)
+    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
     inside = (n[:, None] < N) & (c[None, :] < C)
     w1 = tl.load(w1_ptr + n[:, None] * C + c[None, :], mask=inside, other=0.0).to(x_ptr.dtype.element_ty)
     if TRAINING:
@@ -130,8 +134,7 @@ def input_gradient_kernel(
         else:
             h = _dot(x, tl.trans(w1), PRECISION)
         xhat, y, _, f = _features(h, mean, invstd, gamma, beta, w2)
-        g = tl.load(dr_ptr + b * 4 + j)
-        _, dy = _feature_gradients(p < P, y, f, g, soft_ptr, B, b, w2)
+        _, dy = _feature_gradients(p < P, y, f, dr_ptr, soft_ptr, B, b, w2)
         if TRAINING:
             dy = dy - mean_dy[None, :] - xhat * mean_dy_xhat[None, :]
         dh = tl.where(p[:, None] < P, dy * (gamma * invstd)[None, :], 0.0)

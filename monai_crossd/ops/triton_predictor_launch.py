@@ -120,7 +120,7 @@ def _pool_hidden(
         programs=programs, LAST=programs == 1, BLOCK_P=block, **modes, **_sizes(x, hidden),
     )  # fmt: skip
     if programs > 1:
-        launch(forward_kernels.combine_kernel, (images,), part, args[7], r, soft, images, programs, BLOCK_T=BLOCK_T)
+        launch(forward_kernels.combine_kernel, (images, 4), part, args[7], r, soft, images, programs, BLOCK_T=BLOCK_T)
 
 
 def shape_h(x: Tensor, hidden: int, keep: bool) -> tuple[int, ...]:
