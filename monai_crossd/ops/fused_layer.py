@@ -7,7 +7,9 @@ higher derivatives it falls back on torch's own operators.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -99,7 +101,9 @@ class _FusedLayer(torch.autograd.Function):
     def forward(ctx: Any, x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, batches, call: _Call):  # type: ignore
         inputs = (x, padded, U, w1, b1, gamma, beta, w2, b2)
         last = fused_conv.is_channels_last(x if padded is None else padded)
-        x, images, U, *net = _prepared(*inputs)
+        stride, padding, dilation = call.conv[:3]
+        read = functools.partial(fused_conv.readable, U=U, stride=stride, padding=padding, dilation=dilation)
+        x, images, U, *net = _prepared(read, *inputs)
         running = () if mean is None else (mean, var, batches)
 
         def launches(x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
@@ -122,7 +126,7 @@ class _FusedLayer(torch.autograd.Function):
         if torch.is_grad_enabled():  # a graph of the gradients is wanted
             return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None, None, None
         turned = (inputs[0] if x is None else x, inputs[1] if images is None else images)
-        x, images, U, *net = _prepared(*turned, *inputs[2:])
+        x, images, U, *net = _prepared(fused_conv.channels_last, *turned, *inputs[2:])
         dy = fused_conv.channels_last(dy if dy.dtype == x.dtype else dy.to(x.dtype))
         needs = _Needs(of_x, of_padded if padded else of_x, of_weight)
 
@@ -138,10 +142,12 @@ class _FusedLayer(torch.autograd.Function):
         return *((dx, dimages) if padded else (dimages, None)), dU, *found, None, None, None, None
 
 
-def _prepared(x: Tensor, padded: Tensor | None, *parameters: Tensor) -> tuple[Tensor, ...]:
-    """What kernels read: images with channels side by side, parameters that are contiguous."""
-    x = fused_conv.channels_last(x)
-    images = x if padded is None else fused_conv.channels_last(padded)
+def _prepared(
+    read: Callable[[Tensor], Tensor], x: Tensor, padded: Tensor | None, *parameters: Tensor
+) -> tuple[Tensor, ...]:
+    """What kernels read: images as the convolution wants them, parameters that are contiguous."""
+    x = read(x) if padded is None else fused_conv.channels_last(x)
+    images = x if padded is None else read(padded)
     return x, images, *(t if t.is_contiguous() else t.contiguous() for t in parameters)
 
 

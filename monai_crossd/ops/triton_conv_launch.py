@@ -54,12 +54,14 @@ LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
         (ANY, 64, Launch(128, 128, 64, 8, 1)),  # one step is the whole sum, bound by writing dk: no pipeline
         (ANY, ANY, Launch(128, 128, 64, 8, 3)),  # most operations for each byte loaded
     ],
-    ("wgrad", "tf32"): [
-        (ANY, ANY, Launch(64, 64, 64, 4, 1)),  # TF32 wants pixels contiguous: tiles pass registers, no pipeline helps
+    ("wgrad", "tf32"): [  # split in two, so tiles pass registers, and no pipeline helps
+        (64, ANY, Launch(64, 64, 64, 4, 1)),
+        (128, ANY, Launch(64, 64, 32, 4, 1)),
+        (ANY, ANY, Launch(128, 128, 32, 8, 1)),
     ],
     ("wgrad", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
 }
-MIX = Launch(256, 0, 0, 4, 2)  # rows of U only: for K = 3, 256 rows of 32 values are 64 registers a thread
+MIX = Launch(256, 0, 0, 2, 3)  # rows of U only: for K = 3, 256 rows of 32 values are 64 registers a thread
 UNMIX = Launch(128, 64, 64, 4, 3)  # rows of U for dU, rows of U for dM, rows of dk at a time: seven images of K = 3
 TILE = 8192  # values of a tile that mix keeps in registers; larger K takes fewer rows of U
 PROGRAMS = 264  # two for each of 132 multiprocessors: below that, batch or pixels are split further
