@@ -1,0 +1,55 @@
+"""Convolution of large images one after the other by torch's library, each with its own kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .triton_conv_launch import precision
+
+__all__ = ["convolve_each", "is_dense"]
+
+DENSE = 2**34  # multiplications of an image from which a launch of its own is shorter than its work: 60 us on an H200
+
+
+def is_dense(x: Tensor, U: Tensor, pixels: int) -> bool:
+    """Whether every image of ``x`` fills a GPU by itself.
+
+    Args:
+        x: ``(B, C_in, H, W)``.
+        U: knowledge base ``(C_out, C_in/groups, K, K, K)``.
+        pixels: of an output image.
+    """
+    return U.numel() // U.shape[2] * pixels >= DENSE and x.is_cuda and torch.backends.cudnn.is_acceptable(x)
+
+
+def convolve_each(
+    x: Tensor, k: Tensor, y: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> None:
+    """Convolve every image with its own kernel and write into ``y``, by one call of the library an image.
+
+    Args:
+        x: ``(B, C_in, H, W)``, contiguous or channels_last.
+        k: ``(B, K*K, C_out, C_in/groups)`` from ``mix``.
+        y: ``(B, C_out, H_out, W_out)`` in the memory format of ``x``, written.
+        stride: in pixels, per axis.
+        padding: in pixels, per axis.
+        dilation: in pixels, per axis.
+        groups: of the convolution.
+    """
+    batch, taps, c_out, red = k.shape
+    size = int(taps**0.5)
+    last = x.stride(1) == 1
+    k = (k.permute(0, 2, 1, 3) if last else k.permute(0, 2, 3, 1)).contiguous()
+    k = k.view(batch, c_out, size, size, red).permute(0, 1, 4, 2, 3) if last else k.view(batch, c_out, red, size, size)
+    for image, kernel, out in zip(x.split(1), k, y.split(1), strict=True):
+        if not x.is_cuda:
+            out.copy_(F.conv2d(image, kernel, None, stride, padding, dilation, groups))
+            continue
+        torch.ops.aten.cudnn_convolution.out(
+            image, kernel, padding, stride, dilation, groups, torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.deterministic, precision(x.dtype) == "tf32", out=out,
+        )  # fmt: skip
