@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("`--device cuda` needs a GPU that torch sees, got none; leave it out to run on the CPU.")
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if options.graph and device.type != "cuda":
+        parser.error("`--graph` needs a GPU, got none; leave it out on a CPU.")
     small = device.type == "cpu" and not options.full
     found = [row for name in options.shapes for row in _rows(parser, name, small, device)]
     rows = {(row.group, row.shape): row for row in found}.values()  # named twice, timed once
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         parser.error(f"`--output_dir` must be a folder that can be written, got {folder} ({error.strerror}).")
     torch.manual_seed(options.seed)
-    work = [(row, setting) for row in rows for setting in settings(device, options.compile, row.group)]
+    work = [(row, setting) for row in rows for setting in settings(device, options.compile, row.group, options.graph)]
     timings, text = [], ""
     with _two_threads(device):
         run = _run(device, options, small)
@@ -80,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full", action="store_true", help="full sizes on a CPU too")
     parser.add_argument("--compile", action="store_true", help="time torch.compile besides")
+    parser.add_argument("--graph", action="store_true", help="time CUDA graphs besides, which need a GPU")
     parser.add_argument("--output_dir", default="bench_output")
     return parser
 
@@ -118,6 +121,7 @@ def _run(device: torch.device, options: argparse.Namespace, small: bool) -> dict
         "sizes": "small" if small else "full",
         "layer_outputs": _outputs(small),
         "compile": options.compile,
+        "graph": options.graph,
         "shapes": " ".join(options.shapes),
     }
 

@@ -28,6 +28,7 @@ class Setting:
         name: for the table.
         autocast: to bfloat16.
         compiled: through torch.compile.
+        graphed: recorded as a CUDA graph and replayed, which takes the processor out of it.
         channels_last: channels vary fastest in memory.
         tf32: the GPU may round what it multiplies to TF32.
     """
@@ -35,6 +36,7 @@ class Setting:
     name: str
     autocast: bool = False
     compiled: bool = False
+    graphed: bool = False
     channels_last: bool = False
     tf32: bool = True
 
@@ -77,7 +79,7 @@ class Timing:
         return asdict(self)
 
 
-def settings(device: torch.device, compiled: bool, group: str = "layers2d") -> list[Setting]:
+def settings(device: torch.device, compiled: bool, group: str = "layers2d", graphed: bool = False) -> list[Setting]:
     """Arithmetic for the rows of a group, float32 on a CPU; compiled besides on request.
 
     On a GPU layers take float32, TF32 and bfloat16 in both memory formats, networks all but float32, and sweeps, for
@@ -92,6 +94,7 @@ def settings(device: torch.device, compiled: bool, group: str = "layers2d") -> l
     else:
         plain = [one for one in _GPU if one.name in ("TF32", "bf16 channels_last")]
     more = [replace(one, name=f"{one.name} compiled", compiled=True) for one in plain] if compiled else []
+    more += [replace(one, name=f"{one.name} CUDA graph", graphed=True) for one in plain] if graphed else []
     return plain + more
 
 
@@ -157,7 +160,22 @@ def _warmed_up(
     run = _prepared(build(), case, setting, device, work)
     for _ in range(3 if device.type == "cuda" else 1):
         run()
-    return run, _peak(run, device, others)
+    peak = _peak(run, device, others)
+    return (_graphed(run), None) if setting.graphed else (run, peak)
+
+
+def _graphed(run: Callable[[], None]) -> Callable[[], None]:
+    """The same work, recorded; gradients and results are then where the recording has put them."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    graph.replay()
+    return graph.replay
 
 
 def _prepared(net: nn.Module, case: Case, setting: Setting, device: torch.device, work: str) -> Callable[[], None]:

@@ -20,7 +20,7 @@ __all__ = [
     "gradients", "is_channels_last", "output_size", "readable",
 ]  # fmt: skip
 
-BUDGET = 256 * 2**20  # bytes of kernels held at once, except for one image's; larger batches run in chunks
+BUDGET = 160 * 2**20  # bytes of kernels held at once, except for one image's; larger batches run in chunks
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups"
 

@@ -113,20 +113,18 @@ class _FusedLayer(torch.autograd.Function):
         y, h, state = repeated(key, launches, x, images, U, *net, *running)
         if call.keep:
             statistics = (None, None) if call.training else (mean, var)  # in training they change before backward
-            turned = (None if x is inputs[0] else x, None if padded is None or images is padded else images)
-            ctx.save_for_backward(*inputs, *turned, h, state, *statistics)
+            ctx.save_for_backward(*inputs, h, state, *statistics)  # not what was turned: memory is dearer than that
             ctx.call, ctx.last = call, last
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        *inputs, x, images, h, state, mean, var = ctx.saved_tensors
+        *inputs, h, state, mean, var = ctx.saved_tensors
         call, last, padded = ctx.call, ctx.last, inputs[1] is not None
         of_x, of_padded, of_weight = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a graph of the gradients is wanted
             return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None, None, None
-        turned = (inputs[0] if x is None else x, inputs[1] if images is None else images)
-        x, images, U, *net = _prepared(fused_conv.channels_last, *turned, *inputs[2:])
+        x, images, U, *net = _prepared(fused_conv.channels_last, *inputs)
         dy = fused_conv.channels_last(dy if dy.dtype == x.dtype else dy.to(x.dtype))
         needs = _Needs(of_x, of_padded if padded else of_x, of_weight)
 

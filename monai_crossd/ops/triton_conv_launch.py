@@ -62,7 +62,11 @@ LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
     ("wgrad", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
 }
 MIX = Launch(256, 0, 0, 2, 3)  # rows of U only: for K = 3, 256 rows of 32 values are 64 registers a thread
-UNMIX = Launch(128, 64, 64, 4, 3)  # rows of U for dU, rows of U for dM, rows of dk at a time: seven images of K = 3
+# rows of U for dU, rows of U for dM, rows of dk at a time; {kernel: rows of (most rows of U, launch)}
+UNMIX: dict[str, list[tuple[int, Launch]]] = {
+    "u": [(128 * 128, Launch(64, 0, 64, 4, 3)), (ANY, Launch(256, 0, 32, 4, 3))],
+    "m": [(256 * 256, Launch(0, 64, 64, 4, 4)), (ANY, Launch(0, 64, 128, 8, 3))],
+}
 TILE = 8192  # values of a tile that mix keeps in registers; larger K takes fewer rows of U
 PROGRAMS = 264  # two for each of 132 multiprocessors: below that, batch or pixels are split further
 STEPS = 8  # least steps of a program of wgrad when pixels are split
@@ -158,8 +162,8 @@ def unmix_u(M: Tensor, dk: Tensor, du: Tensor, add: bool, blocks: Launch | None 
         blocks: block sizes, by default ``UNMIX``.
     """
     (batch, taps, depth), n = M.shape, du.shape[0] * du.shape[1]
-    rows, sizes = batch * dk.shape[1] * taps, _unmix_blocks(dk, M, blocks)
-    block_n = _block((blocks or UNMIX).block_m, n)
+    rows, blocks = batch * dk.shape[1] * taps, blocks or _unmix_launch("u", n)
+    block_n, sizes = _block(blocks.block_m, n), _unmix_blocks(dk, M, blocks)
     launch(
         unmix_u_kernel, (_cdiv(n, block_n), _cdiv(depth, sizes["BLOCK_S"])), M, dk, du, rows, n, dk.shape[1],
         T=taps, ADD=add, BLOCK_N=block_n, **sizes,
@@ -179,8 +183,8 @@ def unmix_m(U: Tensor, M: Tensor, dk: Tensor, blocks: Launch | None = None) -> T
         ``(shares, B, parts, K*K, K*K*K)`` in float32, to be summed over shares and parts.
     """
     (batch, taps, depth), n, parts = M.shape, U.shape[0] * U.shape[1], dk.shape[1]
-    rows, sizes = batch * parts * taps, _unmix_blocks(dk, M, blocks)
-    block_n = _block((blocks or UNMIX).block_n, n)
+    rows, blocks = batch * parts * taps, blocks or _unmix_launch("m", n)
+    block_n, sizes = _block(blocks.block_n, n), _unmix_blocks(dk, M, blocks)
     of_rows, of_depth = _cdiv(rows, sizes["BLOCK_R"]), _cdiv(depth, sizes["BLOCK_S"])
     share = _cdiv(_cdiv(n, _cdiv(PROGRAMS, of_rows * of_depth)), block_n) * block_n
     dm = torch.empty((_cdiv(n, share), batch, parts, taps, depth), dtype=torch.float32, device=U.device)
@@ -188,9 +192,13 @@ def unmix_m(U: Tensor, M: Tensor, dk: Tensor, blocks: Launch | None = None) -> T
     return dm
 
 
-def _unmix_blocks(dk: Tensor, M: Tensor, blocks: Launch | None) -> dict[str, Any]:
+def _unmix_launch(kernel: str, n: int) -> Launch:
+    return next(blocks for most, blocks in UNMIX[kernel] if n <= most)
+
+
+def _unmix_blocks(dk: Tensor, M: Tensor, blocks: Launch) -> dict[str, Any]:
     """What both kernels are told besides their rows of ``U``."""
-    blocks, (batch, taps, depth) = blocks or UNMIX, M.shape
+    batch, taps, depth = M.shape
     return {
         "S": depth, "BLOCK_R": _block(blocks.block_k, batch * dk.shape[1] * taps), "BLOCK_S": _block(32, depth),
         "PRECISION": precision(dk.dtype), "num_warps": blocks.num_warps, "num_stages": blocks.num_stages,

@@ -166,6 +166,11 @@ def test_settings_of_a_gpu(group, count):
     assert [setting.name for setting in timing.settings(torch.device("cpu"), False, group)] == ["float32"]
 
 
+def test_settings_with_graphs():
+    names = [setting.name for setting in timing.settings(torch.device("cuda"), False, "networks", graphed=True)]
+    assert names[4:] == [f"{name} CUDA graph" for name in names[:4]]
+
+
 def test_compiled_modules_are_compiled_anew(monkeypatch):
     calls = []
     monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))

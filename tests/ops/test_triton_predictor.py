@@ -33,6 +33,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def ieee(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def predictor(channels: int, dtype: torch.dtype = torch.float32) -> nn.Sequential:
     """A trained predictor, as it were: no parameter and no statistic is 0 or 1."""
     net = ShiftPredictor(channels)
@@ -100,6 +105,11 @@ def check(net, x, tolerance):
 def test_is_the_modules(shape, dtype, training):
     net = predictor(shape[1], dtype).train(training)
     check(net, torch.randn(shape, device=DEVICE).to(dtype), TOLERANCE[dtype])
+
+
+def test_gradients_may_be_in_tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    check(predictor(70), torch.randn(3, 70, 9, 11, device=DEVICE), 2e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
