@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,11 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 from numpy.typing import NDArray
 
 from ..data.reader import SimpleITKReader
+from ..data.volumes import PathLike
+from ..transforms.intensity import hu_window
 from .label_map import LabelMap, LabelMapOutputd
 
 __all__ = ["SavePreviewd"]
@@ -39,14 +42,30 @@ class SavePreviewd(LabelMapOutputd):
     The planes are axial, coronal and sagittal to the nearest of the image's axes, all three at one scale in mm, with
     the patient's right at the left of the picture. They meet in the segmented voxel that is nearest to the
     segmentation's centroid, or in the middle of the image if nothing is segmented. Beyond seven structures the colors
-    repeat.
+    repeat. Black and white are the ends of ``window``, which the picture names; without one they are the percentiles
+    0.5 and 99.5 of the image.
 
     Args:
         keys: the key of the label map, one.
         output_dir: folder to write to.
         structures: label value to name; others are not drawn.
         data_root_dir: folder above the images; a case is named by its path below it, or by its file name alone.
+        window: for CT, one of :data:`monai_crossd.transforms.HU_WINDOWS`, or center and width in HU.
+
+    Raises:
+        ValueError: for a window that :class:`monai_crossd.transforms.HUWindow` refuses.
     """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: PathLike,
+        structures: Mapping[int, str] | Mapping[str, str],
+        data_root_dir: PathLike = "",
+        window: str | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(keys, output_dir, structures, data_root_dir)
+        self.window = None if window is None else hu_window(window)
 
     def write(self, label_map: LabelMap) -> None:
         """Write the picture of one case.
@@ -65,8 +84,10 @@ class SavePreviewd(LabelMapOutputd):
         pixels = torch.from_numpy(source.astype(np.float32)).reshape(1, *grid)
         image, spacing = _to_ras(MetaTensor(pixels, affine=label_map.labels.affine))
         labels, _ = _to_ras(label_map.labels)
-        figure = _draw(image, labels, spacing, self.structures)
-        _caption(figure, label_map.case, label_map.volumes(self.structures))
+        low, high = self.window.ends if self.window else np.percentile(image, (0.5, 99.5))
+        figure = _draw(image, labels, spacing, self.structures, (low, high))
+        gray = [f"Gray from {low:g} to {high:g} HU"] if self.window else []
+        _caption(figure, label_map.case, label_map.volumes(self.structures), [*gray, "Not for diagnostic use"])
         path = self.output_dir / f"{label_map.case}_preview.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
@@ -90,9 +111,16 @@ def _middle(shown: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[n
 
 
 def _draw(
-    image: NDArray[Any], labels: NDArray[Any], spacing: NDArray[np.float64], structures: Mapping[int, str]
+    image: NDArray[Any],
+    labels: NDArray[Any],
+    spacing: NDArray[np.float64],
+    structures: Mapping[int, str],
+    gray: tuple[float, float],
 ) -> Figure:
-    """Draw the three planes of an image and a label map in RAS axes, both ``(D1, D2, D3)``, side by side."""
+    """Draw the three planes of an image and a label map in RAS axes, both ``(D1, D2, D3)``, side by side.
+
+    ``gray`` holds the values that are black and white.
+    """
     x, y, z = np.array(image.shape) * spacing  # mm
     scale = 11 / max(2 * x + y, z)  # inches per mm
     above, below = 0.85, 0.5 + 0.35 * -(-len(structures) // _COLUMNS)  # inches, for the caption
@@ -100,7 +128,7 @@ def _draw(
     figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
 
-    low, high = np.percentile(image, (0.5, 99.5))
+    low, high = gray
     middle = _middle(np.isin(labels, list(structures)), spacing)
     left = (11.5 - (2 * x + y) * scale) / 2
     for name, axis, letters in _PLANES:
@@ -137,7 +165,7 @@ def _letters(axes: Axes, name: str, letters: str) -> None:
         text.set(color=_FOREGROUND, fontsize=13, weight="bold")
 
 
-def _caption(figure: Figure, case: str, volumes: Mapping[str, float]) -> None:
+def _caption(figure: Figure, case: str, volumes: Mapping[str, float], notes: Sequence[str]) -> None:
     inch = 1 / figure.get_figheight()
     title = figure.text(0.5, 1 - 0.2 * inch, case, ha="center", va="top", parse_math=False)
     title.set(color=_FOREGROUND, fontsize=16)
@@ -149,4 +177,4 @@ def _caption(figure: Figure, case: str, volumes: Mapping[str, float]) -> None:
     legend.set(frame_on=False)
     for text in legend.get_texts():
         text.set(color=_FOREGROUND, fontsize=13)
-    figure.text(0.5, 0.12 * inch, "Not for diagnostic use", color=_QUIET, fontsize=10, ha="center", va="bottom")
+    figure.text(0.5, 0.12 * inch, " · ".join(notes), color=_QUIET, fontsize=10, ha="center", va="bottom")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ __all__ = [
     "IntensityRange",
     "IntensityRanged",
     "Window",
+    "hu_window",
 ]
 
 
@@ -36,6 +38,11 @@ class Window(NamedTuple):
 
     center: float
     width: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Lowest and highest value, HU."""
+        return self.center - self.width / 2, self.center + self.width / 2
 
 
 #: Level and width as Radiopaedia's article "Windowing (CT)" lists them; "soft_tissue" is the middle of its range for
@@ -62,6 +69,24 @@ INTENSITY_RANGES: Mapping[str, tuple[float, float]] = {
 }
 
 
+def hu_window(window: str | Sequence[float]) -> Window:
+    """The window that a preset names, or that center and width give.
+
+    Args:
+        window: one of :data:`HU_WINDOWS`, or center and width in HU.
+
+    Raises:
+        ValueError: for an unknown name, or for what are not a center and a positive width.
+    """
+    if isinstance(window, str):
+        if window not in HU_WINDOWS:
+            raise ValueError(f"`window` must be one of {', '.join(HU_WINDOWS)}, or center and width, got {window!r}.")
+        return HU_WINDOWS[window]
+    if len(window) != 2 or not (math.isfinite(window[0]) and 0 < window[1] < math.inf):
+        raise ValueError(f"`window` must be a center and a positive width in HU, got {list(window)}.")
+    return Window(*window)
+
+
 class HUWindow(ScaleIntensityRange):
     """Scale a window of Hounsfield units to ``[0, 1]``, values outside to its ends.
 
@@ -73,8 +98,7 @@ class HUWindow(ScaleIntensityRange):
     """
 
     def __init__(self, window: str | Sequence[float]) -> None:
-        center, width = _window(window)
-        super().__init__(center - width / 2, center + width / 2, b_min=0.0, b_max=1.0, clip=True)
+        super().__init__(*hu_window(window).ends, b_min=0.0, b_max=1.0, clip=True)
 
 
 class HUWindows(Transform):
@@ -162,13 +186,3 @@ class IntensityRanged(Mapped):
 
     def __init__(self, keys: KeysCollection, name: str | Sequence[float], allow_missing_keys: bool = False) -> None:
         super().__init__(keys, IntensityRange(name), allow_missing_keys)
-
-
-def _window(window: str | Sequence[float]) -> Window:
-    if isinstance(window, str):
-        if window not in HU_WINDOWS:
-            raise ValueError(f"`window` must be one of {', '.join(HU_WINDOWS)}, or center and width, got {window!r}.")
-        return HU_WINDOWS[window]
-    if len(window) != 2 or not window[1] > 0:
-        raise ValueError(f"`window` must be a center and a positive width in HU, got {list(window)}.")
-    return Window(*window)

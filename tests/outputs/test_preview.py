@@ -95,3 +95,39 @@ def test_another_grid_than_the_file_s_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=message):
         SavePreviewd("pred", tmp_path, STRUCTURES)({"pred": pred})
+
+
+def test_gray_follows_the_window(tmp_path: Path) -> None:
+    """Blocks of HU; -60 is a quarter of the way from -160 to 240 HU."""
+    values = np.array([-1000, -160, -60, 40, 140, 240, 2000, 0], np.float32)
+    image = np.repeat(values, 5)[:, None, None] * np.ones((1, *SHAPE[1:]), np.float32)  # along the first axis
+    pred = case(tmp_path, empty=True)
+    nib.save(nib.Nifti1Image(image, pred.affine.numpy()), pred.meta["filename_or_obj"])
+    pictures = []
+    for window in ("soft_tissue", [40, 400], "bone", None):
+        SavePreviewd("pred", tmp_path, STRUCTURES, window=window)({"pred": pred})
+        pictures.append(imread(tmp_path / "case$1$_a_preview.png")[:, :, :3])
+    soft_tissue, same, bone, percentiles = (grays(picture) for picture in pictures)
+    np.testing.assert_allclose(soft_tissue, np.clip((values + 160) / 400, 0, 1), atol=0.01)
+    np.testing.assert_allclose(bone, np.clip((values + 500) / 1800, 0, 1), atol=0.01)
+    np.testing.assert_allclose(percentiles, (values + 1000) / 3000, atol=0.01)
+    np.testing.assert_array_equal(soft_tissue, same)
+
+
+def grays(picture: np.ndarray) -> np.ndarray:
+    """Gray in the middle of each block of 5 mm in the axial plane, whose left is the patient's right."""
+    row = int(0.85 * 120) + 10 * SCALE
+    columns = [PLANES[0][1] - 1 - int((5 * block + 2.5) * SCALE) for block in range(8)]
+    return picture[row, columns].mean(-1)
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        ("head", "`window` must be one of lung, mediastinum, .*, or center and width, got 'head'"),
+        ([40, 0], r"`window` must be a center and a positive width in HU, got \[40, 0\]"),
+    ],
+)
+def test_a_window_that_is_none_is_refused_before_any_case(tmp_path: Path, window: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SavePreviewd("pred", tmp_path, STRUCTURES, window=window)

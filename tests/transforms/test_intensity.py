@@ -70,6 +70,8 @@ def test_in_a_config():
         (lambda: HUWindow("head"), "`window` must be one of lung, mediastinum, .*, or center and width, got 'head'"),
         (lambda: HUWindow((40, 0)), r"`window` must be a center and a positive width in HU, got \[40, 0\]"),
         (lambda: HUWindow((40,)), r"`window` must be a center and a positive width in HU, got \[40\]"),
+        (lambda: HUWindow((40, np.inf)), r"`window` must be a center and a positive width in HU, got \[40, inf\]"),
+        (lambda: HUWindow((np.nan, 9)), r"`window` must be a center and a positive width in HU, got \[nan, 9\]"),
         (lambda: HUWindows([]), r"`windows` must be a list of windows such as .*, got \[\]"),
         (lambda: HUWindows("lung"), "`windows` must be a list of windows such as .*, got 'lung'"),
         (lambda: HUWindows(["lung"])(np.zeros((2, 3, 3))), r"`img` must have one channel of HU, got shape \(2, 3, 3\)"),
