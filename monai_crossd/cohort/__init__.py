@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .cohort import Cohort
 from .dataset import CaseDataset
+from .flag import flag
 from .processes import join_processes, local_device
 
-__all__ = ["CaseDataset", "Cohort", "join_processes", "local_device"]
+__all__ = ["CaseDataset", "Cohort", "flag", "join_processes", "local_device"]

@@ -16,6 +16,7 @@ from ..data.screening import Screening, list_cases
 from ..data.volumes import PathLike, Paths, VolumeError, case_name
 from ..outputs.report import write_report
 from .dataset import refusal
+from .flag import flag
 from .processes import end_together, from_first, gather, leave_processes, rank, wait_for_all, world_size
 from .progress import Progress
 from .record import DONE, REFUSED, Record, Results
@@ -31,11 +32,13 @@ class Plan(NamedTuple):
         listing: the inputs.
         cases: name to record of every case, as it is before its turn.
         todo: names of those that are not done.
+        fault: why these cannot be done here; empty if they can.
     """
 
     listing: Screening
     cases: dict[str, Record]
     todo: list[str]
+    fault: str
 
 
 class Cohort:
@@ -59,6 +62,8 @@ class Cohort:
             ``write(output_dir, [{"case": name, "file": path, key: numbers}, ...])``.
         title: heading of the page.
         overwrite: whether to run again what is done.
+        fault: what says, before any work, why the volumes still to do cannot be done on this machine, in one sentence;
+            it is called as ``fault(images)`` and returns None where they can.
 
     Attributes:
         staging_dir: where the files of the case in work are written, one folder per process.
@@ -66,7 +71,7 @@ class Cohort:
         share: ``[{"image": path, "case": name}, ...]``, what this process is to do.
 
     Raises:
-        SystemExit: if there is no case, with the reasons.
+        SystemExit: if there is no case, with the reasons; or with what ``fault`` says.
         ValueError: if ``overwrite`` is neither true nor false.
     """
 
@@ -79,9 +84,9 @@ class Cohort:
         tables: Mapping[str, Callable[[Path, list[dict[str, Any]]], Any]] | None = None,
         title: str = "Segmentations",
         overwrite: bool | str = False,
+        fault: Callable[[list[str]], str | None] | None = None,
     ) -> None:
-        if str(overwrite).lower() not in ("true", "false"):  # a command line gives text
-            raise ValueError(f"`overwrite` must be true or false, got {overwrite!r}.")
+        again = flag("overwrite", overwrite)
         self._results = Results(output_dir, rank())
         self._tables = dict(tables or {})
         self._title = title
@@ -91,9 +96,10 @@ class Cohort:
             "tables": sorted(self._tables),
             "monai_crossd": monai_crossd.__version__,
         }
-        self._plan = from_first(lambda: _plan(dataset_dir, self._results, model, str(overwrite).lower() == "true"))
+        self._plan = from_first(lambda: _plan(dataset_dir, self._results, model, again, fault))
         if not self._plan.cases:
             end_together(self._plan.listing.summary())
+        end_together(self._plan.fault)
         self.staging_dir = os.fspath(self._results.staging_dir)
         self.root = self._plan.listing.root
         mine = (self._plan.cases[name] for name in self._plan.todo[rank() :: world_size()])
@@ -202,10 +208,18 @@ class Cohort:
         write_report(self._results.output_dir, self._outcome(finished).refused, self._title, waiting)
 
 
-def _plan(dataset_dir: Paths, results: Results, model: dict[str, Any], overwrite: bool) -> Plan:
+def _plan(
+    dataset_dir: Paths,
+    results: Results,
+    model: dict[str, Any],
+    again: bool,
+    fault: Callable[[list[str]], str | None] | None,
+) -> Plan:
     listing = list_cases(dataset_dir, results.output_dir)
     cases = {}
     for case in listing.good:
         name = case_name(case["image"], listing.root)
         cases[name] = Record(name, case["image"], input_stamp(case["image"]), model)
-    return Plan(listing, cases, [name for name in cases if overwrite or not results.is_done(cases[name])])
+    todo = [name for name in cases if again or not results.is_done(cases[name])]
+    found = fault([cases[name].image for name in todo]) if fault else None
+    return Plan(listing, cases, todo, found or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .classification import Classificationd, write_classification
-from .dicom_seg import SaveDicomSegd
+from .dicom_seg import SaveDicomSegd, dicom_seg_fault
 from .preview import SavePreviewd
 from .report import write_report
 from .table import StructureVolumesd, write_volumes
@@ -13,6 +13,7 @@ __all__ = [
     "SaveDicomSegd",
     "SavePreviewd",
     "StructureVolumesd",
+    "dicom_seg_fault",
     "write_classification",
     "write_report",
     "write_volumes",

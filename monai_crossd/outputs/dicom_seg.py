@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 import monai_crossd
 
-from ..data.series import Series, one_series
+from ..data.series import Series, is_series_path, one_series
 from ..data.stack import Geometry, check_series
-from ..data.volumes import NIFTI, OTHERS, PathLike, VolumeError, suffix
+from ..data.volumes import NIFTI, OTHERS, PathLike, VolumeError, folder_fault, suffix
 from .label_map import LabelMap, LabelMapOutputd
 
-__all__ = ["SaveDicomSegd"]
+__all__ = ["SaveDicomSegd", "dicom_seg_fault"]
 
 _logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class SaveDicomSegd(LabelMapOutputd):
     Nothing is written for an image that was no DICOM series. A segment per structure, binary, numbered from 1 in the
     order of ``structures``, with a frame for each slice of the series, empty or not; other label values are left out.
     A frame has position and orientation of its slice. The file is read back and compared before it gets its name.
-    Needs highdicom, which is first imported when there is something to write.
+    Needs highdicom, which is imported when there is something to write; :func:`dicom_seg_fault` asks for it before.
 
     Args:
         keys: the key of the label map, one.
@@ -200,12 +200,32 @@ class SaveDicomSegd(LabelMapOutputd):
         )
 
 
+def dicom_seg_fault(images: Sequence[PathLike]) -> str | None:
+    """Say in one sentence why the results of volumes cannot be written as DICOM-SEG here.
+
+    Args:
+        images: paths as :func:`monai_crossd.data.find_volumes` gives them.
+
+    Returns:
+        None where they can, or where none is a DICOM series.
+    """
+    series = [path for path in images if is_series_path(path) or (Path(path).is_dir() and not folder_fault(path))]
+    if not series:
+        return None
+    try:
+        _highdicom()
+    except ModuleNotFoundError as error:
+        return str(error)
+    return None
+
+
 def _highdicom() -> ModuleType:
     try:
         import highdicom
-    except ModuleNotFoundError:
+    except ImportError as error:
         raise ModuleNotFoundError(
-            "SaveDicomSegd needs highdicom for the results of DICOM series; install it by `pip install highdicom`."
+            f"highdicom is needed to write the results of DICOM series as DICOM-SEG, but cannot be imported ({error}); "
+            'install it by `pip install "monai_crossd[dicom-seg]"`, or go without by `dicom_seg` False.'
         ) from None
     return highdicom
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from functools import partial
 from pathlib import Path
 
@@ -77,6 +78,25 @@ def test_nifti_and_dicom_in_one_folder_and_no_mr(tmp_path):
     assert segmentation.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Neoplasm, Primary"
     with (out / "volumes.csv").open() as file:
         assert [row["case"] for row in csv.DictReader(file)] == ["nifti", "series"]
+
+
+def test_dicom_without_highdicom_ends_at_once(tmp_path, monkeypatch):
+    """One sentence before any work; `dicom_seg` False goes without."""
+    torch.save(CrossDUNet(1, 2, (4, 8, 8, 8, 8)).state_dict(), tmp_path / "small.pt")
+    dicom_files.write_series(tmp_path / "in")
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent" / "highdicom.py").write_text("raise ImportError('no highdicom')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "absent"), prepend=os.pathsep)
+    arguments = ["--config_file", config("inference"), "--dataset_dir", str(tmp_path / "in")]
+    arguments += ["--output_dir", str(tmp_path / "out"), "--checkpoint", str(tmp_path / "small.pt"), *FILTERS]
+    done = run(*arguments, "--roi_size", "[32,32,32]", check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+    assert done.stderr.splitlines()[-1] == (
+        "highdicom is needed to write the results of DICOM series as DICOM-SEG, but cannot be imported (no highdicom); "
+        'install it by `pip install "monai_crossd[dicom-seg]"`, or go without by `dicom_seg` False.'
+    )
+    run(*arguments, "--roi_size", "[32,32,32]", "--dicom_seg", "false")
+    assert (tmp_path / "out" / "in_seg.nii.gz").is_file() and not list(tmp_path.rglob("*_seg.dcm"))
 
 
 @pytest.mark.slow

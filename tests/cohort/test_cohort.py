@@ -1,9 +1,8 @@
-"""Done cases stay, bad ones are refused by themselves, the others go on; what is killed is taken up again."""
+"""Done cases stay, what has changed is run again; what is killed is taken up again."""
 
 from __future__ import annotations
 
 import gc
-import itertools
 import json
 import os
 from pathlib import Path
@@ -13,93 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from cohort_runs import ALL, Threshold, make, run, save, times, volumes
 from filelock import FileLock
-from monai.data import DataLoader, MetaTensor
-from monai.engines import SupervisedEvaluator
-from monai.inferers import SimpleInferer
-from monai.transforms import Compose, EnsureChannelFirstd, Lambdad, LoadImaged, SaveImaged
+from monai.data import MetaTensor
 
-from monai_crossd.cohort import CaseDataset, Cohort, cohort, processes
-from monai_crossd.data import SimpleITKReader
-from monai_crossd.outputs import StructureVolumesd, write_volumes
-
-STRUCTURES = {"1": "bright"}
-
-
-class Threshold(torch.nn.Module):
-    """Label 1 above 0; fails at a volume that holds ``bad``, is interrupted at the volume number ``stop``."""
-
-    def __init__(self, bad: float = np.inf, stop: int = 0) -> None:
-        super().__init__()
-        self.bad, self.stop, self.seen = bad, stop, 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen += 1
-        if self.seen == self.stop:
-            raise KeyboardInterrupt
-        if (x == self.bad).any():
-            raise RuntimeError("no luck\nwith it")
-        return (x > 0).float()
-
-
-def save(path: Path, bright: int = 7, seed: int = 0) -> Path:
-    """A volume of ``(6, 5, 4)`` voxels of 1 mm³ with ``bright`` voxels above 0."""
-    values = -1 - np.random.default_rng(seed).random((6, 5, 4), np.float32)
-    values.flat[:bright] = 1
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
-    return path
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Five cases, one in a subfolder, and a checkpoint."""
-    for index, name in enumerate(("a", "b", "c", "d", "sub/e")):
-        save(tmp_path / "in" / f"{name}.nii.gz", bright=index + 1)
-    (tmp_path / "model.pt").write_bytes(b"weights")
-    return tmp_path
-
-
-def make(folder: Path, **options: Any) -> Cohort:
-    tables = {"volumes_ml": write_volumes}
-    return Cohort(folder / "in", folder / "out", folder / "model.pt", tables=tables, **options)
-
-
-def run(folder: Path, network: torch.nn.Module | None = None, before: Any = None, **options: Any) -> Threshold:
-    """Run what a bundle's config says; ``before`` is a transform of the image."""
-    this, network = make(folder, **options), network or Threshold()
-    load = [LoadImaged("image", reader=SimpleITKReader()), EnsureChannelFirstd("image")]
-    preprocessing = Compose([*load, *([Lambdad("image", before)] if before else [])])
-    writer = SaveImaged(
-        "pred",
-        output_dir=this.staging_dir,
-        output_postfix="seg",
-        separate_folder=False,
-        data_root_dir=this.root,
-        print_log=False,
-    )
-    evaluator = SupervisedEvaluator(
-        device=torch.device("cpu"),
-        val_data_loader=DataLoader(CaseDataset(this.share, preprocessing), batch_size=1),
-        network=network,
-        inferer=SimpleInferer(),
-        postprocessing=Compose([writer, StructureVolumesd("pred", STRUCTURES)]),
-        iteration_update=this.iteration,
-    )
-    this.run(evaluator)
-    return network
-
-
-def volumes(folder: Path) -> dict[str, float]:
-    return {row["case"]: row["total_ml"] for row in json.loads((folder / "out" / "volumes.json").read_text())}
-
-
-def times(folder: Path) -> dict[str, int]:
-    """When each output of a case was made; a move keeps it."""
-    return {str(file): file.stat().st_mtime_ns for file in (folder / "out").rglob("*_seg.nii.gz")}
-
-
-ALL = {"a": 0.001, "b": 0.002, "c": 0.003, "d": 0.004, "sub/e": 0.005}
+from monai_crossd.cohort import cohort, flag
 
 
 def test_a_second_run_has_nothing_to_do(folder: Path) -> None:
@@ -155,71 +72,6 @@ def test_results_of_other_weights_do_not_mix(folder: Path) -> None:
     assert volumes(folder) == {name: round(0.12 - volume, 3) for name, volume in ALL.items()}
 
 
-def broken_file(folder: Path) -> dict[str, Any]:
-    file = folder / "in" / "c.nii.gz"
-    file.write_bytes(file.read_bytes()[:100])
-    return {}
-
-
-def broken_values(folder: Path) -> dict[str, Any]:
-    nib.save(nib.Nifti1Image(np.full((6, 5, 4), np.nan, np.float32), np.eye(4)), folder / "in" / "c.nii.gz")
-    return {}
-
-
-def marked(folder: Path, **options: Any) -> dict[str, Any]:
-    image = nib.load(save(folder / "in" / "c.nii.gz", bright=3))
-    values = image.get_fdata(dtype=np.float32)
-    values[-1, -1, -1] = -99
-    nib.save(nib.Nifti1Image(values, image.affine), folder / "in" / "c.nii.gz")
-    return options
-
-
-def broken_transform(folder: Path) -> dict[str, Any]:
-    def before(image: MetaTensor) -> MetaTensor:
-        if (image == -99).any():
-            raise IndexError("out of range")
-        return image
-
-    return marked(folder, before=before)
-
-
-def broken_network(folder: Path) -> dict[str, Any]:
-    return marked(folder, network=Threshold(bad=-99))
-
-
-def broken_place(folder: Path) -> dict[str, Any]:
-    (folder / "out" / "c_seg.nii.gz").mkdir(parents=True)
-    return {}
-
-
-def long_name(folder: Path) -> dict[str, Any]:
-    (folder / "in" / "c.nii.gz").rename(folder / "in" / f"{'c' * 240}.nii.gz")
-    return {}
-
-
-@pytest.mark.filterwarnings("ignore:.*divide|.*invalid value")
-@pytest.mark.parametrize(
-    ("break_it", "reason"),
-    [
-        (broken_file, "cannot be read to its end as NIfTI (EOFError"),
-        (broken_values, "must hold finite values, got 120 of 120 NaN"),
-        (broken_transform, "could not be prepared (IndexError: out of range); records/c.json has the traceback."),
-        (broken_network, "could not be segmented (RuntimeError: no luck with it); records/c.json has the traceback."),
-        (broken_place, "could not be segmented (IsADirectoryError: "),
-        (long_name, "must have a name of at most 200 bytes for its results, got 240; rename it."),
-    ],
-)
-def test_a_bad_case_in_the_middle_is_refused_alone(folder: Path, break_it: Any, reason: str) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run(folder, **break_it(folder))
-    first, line = str(caught.value).splitlines()
-    assert first == "Refused 1 of 5 inputs:" and line.startswith(f"  {folder / 'in' / 'c'}") and reason in line
-    assert volumes(folder) == {name: volume for name, volume in ALL.items() if name != "c"}
-    page = (folder / "out" / "index.html").read_text()
-    assert "4 of 5 inputs segmented. 1 refused." in page and reason.split("(")[0] in page
-    assert not (folder / "out" / ".partial").exists()
-
-
 def test_a_name_in_another_encoding(folder: Path) -> None:
     try:
         save(folder / "in" / "c.nii.gz").rename(os.fsdecode(bytes(folder / "in") + b"/\xe9.nii.gz"))
@@ -227,29 +79,6 @@ def test_a_name_in_another_encoding(folder: Path) -> None:
         pytest.skip("this file system takes UTF-8 only")
     run(folder)
     assert '"%E9_seg.nii.gz"' in (folder / "out" / "index.html").read_text() and len(volumes(folder)) == 5
-
-
-def test_the_traceback_is_kept(folder: Path) -> None:
-    with pytest.raises(SystemExit):
-        run(folder, **broken_network(folder))
-    record = json.loads((folder / "out" / "records" / "c.json").read_text())
-    assert record["state"] == "refused" and "no luck" in record["traceback"] and "in forward" in record["traceback"]
-
-
-def test_a_refused_case_is_tried_again(folder: Path) -> None:
-    good = (folder / "in" / "c.nii.gz").read_bytes()
-    with pytest.raises(SystemExit):
-        run(folder, **broken_file(folder))
-    (folder / "in" / "c.nii.gz").write_bytes(good)
-    assert run(folder).seen == 1
-    assert volumes(folder) == ALL and "refused" not in (folder / "out" / "index.html").read_text()
-
-
-def test_a_case_that_turned_bad_loses_its_results(folder: Path) -> None:
-    run(folder)
-    with pytest.raises(SystemExit):
-        run(folder, **broken_values(folder))
-    assert not (folder / "out" / "c_seg.nii.gz").exists() and "c" not in volumes(folder)
 
 
 def test_files_that_a_case_no_longer_has_are_removed(folder: Path) -> None:
@@ -287,16 +116,6 @@ def test_tables_and_page_come_with_the_first_case(folder: Path, monkeypatch: pyt
 def test_a_bar_is_shown_on_stderr(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(folder)
     assert "Cases: 100%" in (error := capfd.readouterr().err) and "5/5" in error
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_every_case_has_one_process(folder: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    shares = []
-    for index in range(count):
-        monkeypatch.setattr(cohort, "world_size", lambda: count)
-        monkeypatch.setattr(cohort, "rank", lambda index=index: index)
-        shares.append([case["case"] for case in make(folder).share])
-    assert sorted(itertools.chain(*shares)) == list(ALL) and max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_memory_does_not_grow(folder: Path) -> None:
@@ -344,15 +163,22 @@ def test_overwrite_is_true_or_false(folder: Path) -> None:
         make(folder, overwrite="yes")
 
 
-def test_alone_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    processes.join_processes()
-    assert (processes.rank(), processes.world_size()) == (0, 1)
+def test_what_is_missing_ends_the_run_before_any_work(folder: Path) -> None:
+    """The fault is asked about what is still to do, and nothing is written."""
+    asked: list[list[str]] = []
+
+    def fault(images: list[str]) -> str | None:
+        asked.append([Path(image).name for image in images])
+        return "a tool is missing; install it." if images else None
+
+    with pytest.raises(SystemExit, match=r"^a tool is missing; install it\.$"):
+        run(folder, fault=fault)
+    assert not (folder / "out").exists()
+    run(folder, fault=lambda images: None)
+    assert run(folder, fault=fault).seen == 0
+    assert asked == [[f"{name}.nii.gz" for name in "abcde"], []]
 
 
-@pytest.mark.parametrize(("gpus", "rank", "device"), [(0, "3", "cpu"), (1, "3", "cuda:0"), (2, "1", "cuda:1")])
-def test_processes_share_the_gpus(gpus: int, rank: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", rank)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert str(processes.local_device()) == device
+@pytest.mark.parametrize(("value", "read"), [(True, True), ("true", True), ("False", False), (False, False)])
+def test_flags_come_as_text_too(value: bool | str, read: bool) -> None:
+    assert flag("overwrite", value) is read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
 
 from monai_crossd.data import VolumeError, find_series, find_volumes
-from monai_crossd.outputs import SaveDicomSegd
+from monai_crossd.outputs import SaveDicomSegd, dicom_seg_fault
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
 
@@ -245,11 +246,29 @@ def test_nifti_gives_nothing_and_needs_no_highdicom(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+MISSING = (
+    r"highdicom is needed to write .* \(.*highdicom.*\); install it by `pip install \"monai_crossd\[dicom-seg\]\"`, or"
+)
+
+
 def test_without_highdicom_dicom_is_refused(tmp_path, monkeypatch):
     made.write_series(tmp_path / "in")
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(ModuleNotFoundError, match=r"SaveDicomSegd needs highdicom .*; install it by `pip install hi"):
+    with pytest.raises(ModuleNotFoundError, match=MISSING):
         save(tmp_path / "out")({"pred": label_map(tmp_path / "in")})
+
+
+def test_the_fault_is_told_before(tmp_path, monkeypatch):
+    """Of a series alone in its folder and of two in one; not of other files, nor of what cannot be read at all."""
+    made.write_series(tmp_path / "one")
+    for seed in (1, 2):
+        made.write_series(tmp_path / "two", seed=seed)
+    series = [case["image"] for case in find_volumes(tmp_path)]
+    others = [str(tmp_path / name) for name in ("t1.nii.gz", "t1.nrrd", "damaged.dcm", "t1.mgz")]
+    assert len(series) == 3 and dicom_seg_fault([*series, *others]) is None
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    assert dicom_seg_fault(others) is None and dicom_seg_fault([]) is None
+    assert all(re.match(MISSING, dicom_seg_fault([*others, one])) for one in series)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
