@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ import monai_crossd
 
 from ..data.screening import Screening, list_cases
 from ..data.volumes import PathLike, Paths, VolumeError, case_name
-from ..outputs.report import write_report
+from ..outputs.notice import NOTICE
+from ..outputs.report import summary, write_report
 from .dataset import refusal
 from .flag import flag
 from .processes import end_together, from_first, gather, leave_processes, rank, wait_for_all, world_size
@@ -23,6 +25,8 @@ from .record import DONE, REFUSED, Record, Results
 from .stamp import file_digest, input_stamp
 
 __all__ = ["Cohort"]
+
+logger = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
@@ -82,7 +86,7 @@ class Cohort:
         checkpoint: PathLike,
         settings: Mapping[str, Any] | None = None,
         tables: Mapping[str, Callable[[Path, list[dict[str, Any]]], Any]] | None = None,
-        title: str = "Segmentations",
+        title: str = "Results",
         overwrite: bool | str = False,
         fault: Callable[[list[str]], str | None] | None = None,
     ) -> None:
@@ -127,6 +131,7 @@ class Cohort:
             if self._progress:
                 self._progress.close(own)
                 self._results.unstage()
+                self._log(self._progress.finished)
         except OSError as error:
             raise SystemExit(self._unwritable(error)) from error
         finally:
@@ -161,7 +166,7 @@ class Cohort:
                 record = self._results.keep(case, {key: output[0][key] for key in self._tables})
             except Exception as error:  # whatever it is, the other cases go on
                 output = None
-                record = self._results.refuse(case, *refusal(case.case, error, "segmented"))
+                record = self._results.refuse(case, *refusal(case.case, error, "processed"))
         self._own.append(record)
         self._look()
         return output
@@ -197,15 +202,22 @@ class Cohort:
         refused = [VolumeError(case.image, case.reason) for case in finished if case.state == REFUSED]
         return self._plan.listing._replace(good=good, refused=[*self._plan.listing.refused, *refused])
 
+    def _log(self, finished: list[Record]) -> None:
+        outcome = self._outcome(finished)
+        count = summary(len(outcome.good), len(outcome.refused))
+        logger.info(f"{count} All on one page: {self._results.output_dir / 'index.html'}. {NOTICE}.")
+
     def _publish(self, finished: list[Record]) -> None:
         """Write tables and page over the finished cases."""
-        files = {name: os.path.abspath(case.image) for name, case in self._plan.cases.items()}
-        done = [record for record in finished if record.state == DONE]
+        rows = [
+            {"case": one.case, "file": os.path.abspath(self._plan.cases[one.case].image), **one.results}
+            for one in finished
+            if one.state == DONE
+        ]
         for key, write in self._tables.items():
-            rows = [{"case": one.case, "file": files[one.case], key: one.results[key]} for one in done]
-            write(self._results.output_dir, rows)
+            write(self._results.output_dir, [{name: row[name] for name in ("case", "file", key)} for row in rows])
         waiting = len(self._plan.cases) - len(finished)
-        write_report(self._results.output_dir, self._outcome(finished).refused, self._title, waiting)
+        write_report(self._results.output_dir, rows, self._outcome(finished).refused, self._title, waiting)
 
 
 def _plan(

@@ -67,7 +67,7 @@ def refusal(case: str, error: Exception, act: str) -> Refusal:
     Args:
         case: its name.
         error: what was raised; its causes count, as MONAI's transforms raise a ``RuntimeError`` from them.
-        act: what failed, such as ``"segmented"``.
+        act: what failed, such as ``"processed"``.
     """
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:

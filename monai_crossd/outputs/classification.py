@@ -103,7 +103,7 @@ def write_classification(output_dir: PathLike, rows: Sequence[Mapping[str, Any]]
     """Write ``classification.csv`` and ``classification.json``, each replaced as a whole.
 
     A row has the case, the SeriesInstanceUID, a probability per class, the predicted class, and the model's name and
-    version; the JSON also the path of the image.
+    version; the JSON also the path of the image, and the notice.
 
     Args:
         output_dir: folder to write to, made when needed.

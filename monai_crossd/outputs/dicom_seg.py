@@ -22,6 +22,7 @@ from ..data.series import Series, is_series_path, one_series
 from ..data.stack import Geometry, check_series
 from ..data.volumes import NIFTI, OTHERS, PathLike, VolumeError, folder_fault, suffix
 from .label_map import LabelMap, LabelMapOutputd
+from .notice import NOTICE
 
 __all__ = ["SaveDicomSegd", "dicom_seg_fault"]
 
@@ -51,7 +52,6 @@ _MAY_BE_EMPTY = (
 _TOLERANCE = 0.05
 #: characters of DICOM's long string
 _LONGEST = 64
-_NOTICE = "Not for diagnostic use"
 
 
 class SaveDicomSegd(LabelMapOutputd):
@@ -195,8 +195,8 @@ class SaveDicomSegd(LabelMapOutputd):
             software_versions=f"monai_crossd {monai_crossd.__version__}",
             device_serial_number="none",
             content_label="SEGMENTATION",
-            content_description=_NOTICE,
-            series_description=f"Segmentation. {_NOTICE}",
+            content_description=NOTICE,
+            series_description=f"Segmentation. {NOTICE}",
         )
 
 

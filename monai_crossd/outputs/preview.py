@@ -22,6 +22,7 @@ from ..data.reader import SimpleITKReader
 from ..data.volumes import PathLike
 from ..transforms.intensity import hu_window
 from .label_map import LabelMap, LabelMapOutputd
+from .notice import NOTICE
 
 __all__ = ["SavePreviewd"]
 
@@ -87,7 +88,7 @@ class SavePreviewd(LabelMapOutputd):
         low, high = self.window.ends if self.window else np.percentile(image, (0.5, 99.5))
         figure = _draw(image, labels, spacing, self.structures, (low, high))
         gray = [f"Gray from {low:g} to {high:g} HU"] if self.window else []
-        _caption(figure, label_map.case, label_map.volumes(self.structures), [*gray, "Not for diagnostic use"])
+        _caption(figure, label_map.case, label_map.volumes(self.structures), [*gray, NOTICE])
         path = self.output_dir / f"{label_map.case}_preview.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():

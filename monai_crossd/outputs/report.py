@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,13 @@ from urllib.parse import quote
 import monai_crossd
 
 from ..data.volumes import PathLike, VolumeError
+from .notice import NOTICE
 from .table import replace_file
 
-__all__ = ["write_report"]
+__all__ = ["summary", "write_report"]
+
+#: keys of a row, and the column that is no number
+_CLASSES, _VOLUMES, _PREDICTED = "classification", "volumes_ml", "predicted class"
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -30,7 +33,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem aut
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; }}
 th, td {{ text-align: right; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid #8886; }}
-th:first-child, td:first-child {{ text-align: left; overflow-wrap: anywhere; }}
+th:first-child, td:first-child, .text {{ text-align: left; overflow-wrap: anywhere; }}
 td {{ font-variant-numeric: tabular-nums; }}
 figure {{ margin: 1.5rem 0; }}
 img {{ max-width: 100%; height: auto; }}
@@ -40,18 +43,11 @@ footer {{ color: #888; margin-top: 3rem; }}
 </head>
 <body>
 <h1>{title}</h1>
-<p class="notice">Not for diagnostic use.</p>
+<p class="notice">{notice}.</p>
 <p>{summary}</p>
 {refused}
-<h2>Volumes</h2>
-<div class="wide"><table>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{rows}
-</tbody>
-</table></div>
-<h2>Pictures</h2>
-{figures}
+{table}
+{pictures}
 <footer>monai_crossd {version}</footer>
 </body>
 </html>
@@ -59,59 +55,97 @@ footer {{ color: #888; margin-top: 3rem; }}
 
 
 def write_report(
-    output_dir: PathLike, refused: Sequence[VolumeError] = (), title: str = "Segmentations", waiting: int = 0
+    output_dir: PathLike,
+    rows: Sequence[Mapping[str, Any]],
+    refused: Sequence[VolumeError] = (),
+    title: str = "Results",
+    waiting: int = 0,
 ) -> Path:
-    """Write ``index.html`` over what :func:`write_volumes` and :class:`SavePreviewd` wrote.
+    """Write ``index.html``: a table over all cases, the pictures of :class:`SavePreviewd`, and what was refused.
 
     Args:
-        output_dir: their folder; the page links to its files, so folder and page move together.
+        output_dir: folder of the results; the page links to its files, so folder and page move together.
+        rows: ``{"case": name}`` per case, with what :class:`StructureVolumesd` and :class:`Classificationd` add, where
+            they do.
         refused: inputs that were refused, with the reasons.
         title: heading of the page.
         waiting: how many inputs are still to come.
 
     Returns:
         The page.
-
-    Raises:
-        FileNotFoundError: if the folder has no ``volumes.json``.
     """
     folder = Path(output_dir)
-    source = folder / "volumes.json"
-    if not source.is_file():
-        raise FileNotFoundError(f"{source} does not exist; call `write_volumes` with this `output_dir` first.")
-    rows: list[dict[str, Any]] = json.loads(source.read_text(encoding="utf-8"))
-    count = len(rows) + len(refused) + waiting
-    summary = f"{len(rows)} of {count} inputs segmented." + (f" {len(refused)} refused." if refused else "")
     page = _PAGE.format(
         title=escape(title),
-        summary=summary + (f" {waiting} to come." if waiting else ""),
+        notice=NOTICE,
+        summary=summary(len(rows), len(refused), waiting),
         refused=_refused(refused),
-        head="".join(f"<th>{escape(name)}</th>" for name in _columns(rows)),
-        rows="\n".join(_row(folder, row) for row in rows),
-        figures="\n".join(_figure(folder, row["case"]) for row in rows),
+        table=_table(folder, rows) if rows else "",
+        pictures=_pictures(folder, [row["case"] for row in rows]),
         version=monai_crossd.__version__,
     )
+    folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "index.html", page)
     return folder / "index.html"
 
 
-def _columns(rows: list[dict[str, Any]]) -> Iterable[str]:
-    return ["case", *(f"{name} [mL]" for name in (rows[0]["volumes_ml"] if rows else ())), "total [mL]"]
+def summary(done: int, refused: int, waiting: int = 0) -> str:
+    """How far a list of inputs is."""
+    text = f"{done} of {done + refused + waiting} inputs done."
+    return text + (f" {refused} refused." if refused else "") + (f" {waiting} to come." if waiting else "")
 
 
-def _row(folder: Path, row: dict[str, Any]) -> str:
+def _table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    head = "".join(f"<th{_class(name)}>{escape(name)}</th>" for name in ["case", *_cells(rows[0])])
+    body = "\n".join(_row(folder, row) for row in rows)
+    found = [row[_CLASSES] for row in rows if _CLASSES in row]
+    models = dict.fromkeys(f"{one['model_name']} {one['model_version']}" for one in found)
+    model = f"<p>Model: {escape(', '.join(models))}</p>\n" if models else ""
+    return (
+        f'<h2>Results</h2>\n{model}<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table></div>"
+    )
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """Heading and content of the columns beside the case."""
+    cells = {}
+    if _CLASSES in row:
+        cells[_PREDICTED] = row[_CLASSES]["predicted_class"]
+        cells |= {f"{name} [probability]": f"{value:.3f}" for name, value in row[_CLASSES]["probabilities"].items()}
+    if _VOLUMES in row:
+        volumes = row[_VOLUMES] | {"total": sum(row[_VOLUMES].values())}
+        cells |= {f"{name} [mL]": f"{volume:.2f}" for name, volume in volumes.items()}
+    return cells
+
+
+def _row(folder: Path, row: Mapping[str, Any]) -> str:
     case, file = row["case"], f"{row['case']}_seg.nii.gz"
     shown = f'<a href="{quote(os.fsencode(file))}">{escape(case)}</a>' if (folder / file).is_file() else escape(case)
-    numbers = (*row["volumes_ml"].values(), row["total_ml"])
-    return f"<tr><td>{shown}</td>" + "".join(f"<td>{number:.2f}</td>" for number in numbers) + "</tr>"
+    cells = (f"<td{_class(name)}>{escape(text)}</td>" for name, text in _cells(row).items())
+    return f"<tr><td>{shown}</td>{''.join(cells)}</tr>"
 
 
-def _figure(folder: Path, case: str) -> str:
-    file = f"{case}_preview.png"
-    if not (folder / file).is_file():
-        return f"<p>{escape(case)}: no picture.</p>"
-    source = quote(os.fsencode(file))
-    return f'<figure><img src="{source}" alt="{escape(case)}: planes with contours" loading="lazy"></figure>'
+def _class(name: str) -> str:
+    return ' class="text"' if name == _PREDICTED else ""
+
+
+def _pictures(folder: Path, cases: Sequence[str]) -> str:
+    """The pictures, where any case has one."""
+    found = {case: quote(os.fsencode(f"{case}_preview.png")) for case in cases if _picture(folder, case).is_file()}
+    if not found:
+        return ""
+    figures = "\n".join(
+        f'<figure><img src="{found[case]}" alt="{escape(case)}: planes with contours" loading="lazy"></figure>'
+        if case in found
+        else f"<p>{escape(case)}: no picture.</p>"
+        for case in cases
+    )
+    return f"<h2>Pictures</h2>\n{figures}"
+
+
+def _picture(folder: Path, case: str) -> Path:
+    return folder / f"{case}_preview.png"
 
 
 def _refused(refused: Sequence[VolumeError]) -> str:

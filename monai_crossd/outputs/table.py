@@ -12,6 +12,7 @@ from typing import Any
 
 from ..data.volumes import PathLike
 from .label_map import LabelMapd
+from .notice import NOTICE
 
 __all__ = ["StructureVolumesd", "replace_file", "replace_tables", "write_volumes"]
 
@@ -35,7 +36,7 @@ def write_volumes(output_dir: PathLike, rows: Sequence[Mapping[str, Any]]) -> No
     """Write ``volumes.csv`` and ``volumes.json``, each replaced as a whole.
 
     Volumes are in mL to 0.001 mL, one mm³. CSV: a row per case with a column per structure and their total. JSON: the
-    same, and the path of each case's image.
+    same, the path of each case's image, and the notice.
 
     Args:
         output_dir: folder to write to, made when needed.
@@ -62,12 +63,16 @@ def write_volumes(output_dir: PathLike, rows: Sequence[Mapping[str, Any]]) -> No
 def replace_tables(
     stem: Path, header: Sequence[str], rows: Iterable[Sequence[str]], records: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Write ``rows`` to ``<stem>.csv`` and ``records`` to ``<stem>.json``, each as a whole; make their folder."""
+    """Write ``rows`` to ``<stem>.csv`` and ``records`` to ``<stem>.json``, each as a whole; make their folder.
+
+    Each record gets the notice that it is not for diagnostic use.
+    """
+    noted = [{**record, "notice": NOTICE} for record in records]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     stem.parent.mkdir(parents=True, exist_ok=True)
     replace_file(stem.with_suffix(".csv"), text.getvalue())
-    replace_file(stem.with_suffix(".json"), json.dumps(records, indent=2) + "\n")
+    replace_file(stem.with_suffix(".json"), json.dumps(noted, indent=2) + "\n")
 
 
 def replace_file(path: Path, text: str) -> None:

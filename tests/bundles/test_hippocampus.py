@@ -272,7 +272,7 @@ def test_two_processes_share_the_cases(light, tmp_path):
     assert ((tmp_path / "0").read_text(), (tmp_path / "1").read_text()) == ("ae", "bd")
     assert [row["case"] for row in json.loads((out / "volumes.json").read_text())] == list("abde")
     page = (out / "index.html").read_text()
-    assert "4 of 5 inputs segmented. 1 refused." in page and "c.nii.gz" in page and page.count("<img") == 4
+    assert "4 of 5 inputs done. 1 refused." in page and "c.nii.gz" in page and page.count("<img") == 4
     assert len(changed(out)) == 8 and not (out / ".partial").exists()
 
 

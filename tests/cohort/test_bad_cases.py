@@ -62,8 +62,8 @@ def long_name(folder: Path) -> dict[str, Any]:
         (broken_file, "cannot be read to its end as NIfTI (EOFError"),
         (broken_values, "must hold finite values, got 120 of 120 NaN"),
         (broken_transform, "could not be prepared (IndexError: out of range); records/c.json has the traceback."),
-        (broken_network, "could not be segmented (RuntimeError: no luck with it); records/c.json has the traceback."),
-        (broken_place, "could not be segmented (IsADirectoryError: "),
+        (broken_network, "could not be processed (RuntimeError: no luck with it); records/c.json has the traceback."),
+        (broken_place, "could not be processed (IsADirectoryError: "),
         (long_name, "must have a name of at most 200 bytes for its results, got 240; rename it."),
     ],
 )
@@ -74,7 +74,7 @@ def test_a_bad_case_in_the_middle_is_refused_alone(folder: Path, break_it: Any, 
     assert first == "Refused 1 of 5 inputs:" and line.startswith(f"  {folder / 'in' / 'c'}") and reason in line
     assert volumes(folder) == {name: volume for name, volume in ALL.items() if name != "c"}
     page = (folder / "out" / "index.html").read_text()
-    assert "4 of 5 inputs segmented. 1 refused." in page and reason.split("(")[0] in page
+    assert "4 of 5 inputs done. 1 refused." in page and reason.split("(")[0] in page
     assert not (folder / "out" / ".partial").exists()
 
 

@@ -38,7 +38,7 @@ def test_a_new_case_joins_the_old_ones(folder: Path) -> None:
     (folder / "later.nii.gz").rename(folder / "in" / "c.nii.gz")
     assert run(folder).seen == 1
     assert volumes(folder) == ALL and before.items() < times(folder).items()
-    assert "5 of 5 inputs segmented." in (folder / "out" / "index.html").read_text()
+    assert "5 of 5 inputs done." in (folder / "out" / "index.html").read_text()
 
 
 def test_what_has_changed_is_run_again(folder: Path) -> None:

@@ -38,8 +38,8 @@ def test_a_volume_error_says_it_all() -> None:
     ],
 )
 def test_others_point_to_their_traceback(error: Exception, cause: str) -> None:
-    reason, traceback = refusal("p/a", raised(error), "segmented")
-    assert reason == f"could not be segmented ({cause}); records/p/a.json has the traceback."
+    reason, traceback = refusal("p/a", raised(error), "processed")
+    assert reason == f"could not be processed ({cause}); records/p/a.json has the traceback."
     assert "in fail" in traceback
 
 

@@ -51,6 +51,7 @@ def test_both_tables(tmp_path: Path) -> None:
         "predicted_class": "malignant, sure",
         "model_name": "net",
         "model_version": "1.2",
+        "notice": "Not for diagnostic use",
     }
     assert (second["case"], second["series_uid"], second["predicted_class"]) == ("p2", "1.2.3", "benign")
     assert sorted(os.listdir(tmp_path / "today")) == ["classification.csv", "classification.json"]

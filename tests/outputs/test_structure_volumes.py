@@ -52,9 +52,10 @@ def test_tables_are_exact(tmp_path: Path) -> None:
     table = (tmp_path / "results" / "today" / "volumes.csv").read_text()
     header = 'case,anterior [mL],"posterior, tail [mL]",total [mL]\n'
     assert table == header + "p1/t1,0.300,0.150,0.450\np2/t1,0.000,0.007,0.007\n"
+    notice = "Not for diagnostic use"
     assert json.loads((tmp_path / "results" / "today" / "volumes.json").read_text()) == [
-        ROWS[0] | {"total_ml": 0.45},
-        ROWS[1] | {"volumes_ml": {"anterior": 0.0, "posterior, tail": 0.007}, "total_ml": 0.007},
+        ROWS[0] | {"total_ml": 0.45, "notice": notice},
+        ROWS[1] | {"volumes_ml": {"anterior": 0.0, "posterior, tail": 0.007}, "total_ml": 0.007, "notice": notice},
     ]
     assert sorted(os.listdir(tmp_path / "results" / "today")) == ["volumes.csv", "volumes.json"]
 
