@@ -102,7 +102,7 @@ def _table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     models = dict.fromkeys(f"{one['model_name']} {one['model_version']}" for one in found)
     model = f"<p>Model: {escape(', '.join(models))}</p>\n" if models else ""
     return (
-        f'<h2>Results</h2>\n{model}<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f'<h2>Cases</h2>\n{model}<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody>\n</table></div>"
     )
 

@@ -9,9 +9,9 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from monai.transforms import LoadImage
+from monai.transforms import LoadImage, SaveImage
 
-from monai_crossd.data import SimpleITKReader, VolumeError, find_series
+from monai_crossd.data import SimpleITKReader, VolumeError, check_volume, find_series
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 READER = "monai_crossd.data.SimpleITKReader"
@@ -108,6 +108,17 @@ def test_gantry_tilt_is_refused_or_resampled(tmp_path):
     last = made.voxels()[:, :, -1].astype(np.float32) - 1000
     between = (1 - part) * last[:, 1:] + part * last[:, :-1]
     np.testing.assert_allclose(image.numpy()[:, whole + 1 : whole + made.SHAPE[1], -1], between, atol=0.1)
+
+
+def test_a_tilted_series_comes_to_a_bundle_as_nifti(tmp_path):
+    """As docs/reading.md says."""
+    made.write_series(tmp_path / "tilted_series", tilt)
+    image = LoadImage(reader=SimpleITKReader(tilted=True), ensure_channel_first=True)(tmp_path / "tilted_series")
+    SaveImage(tmp_path, output_postfix="", separate_folder=False, resample=False, print_log=False)(image)
+    check_volume(tmp_path / "tilted_series.nii.gz", modality="CT")
+    written = load(tmp_path / "tilted_series.nii.gz")
+    np.testing.assert_array_equal(written, image[0])
+    np.testing.assert_allclose(written.affine, image.affine, atol=1e-4)
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
