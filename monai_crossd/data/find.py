@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .datalist import DATALISTS, read_datalist
-from .series import Series, search_series, series_path
+from .series import Series, is_series_path, one_series, search_series, series_path
 from .volumes import NIFTI, OTHERS, UNREAD, Paths, VolumeError, as_list, file_fault, files_below, suffix
 
 __all__ = ["find_volumes"]
@@ -24,11 +24,13 @@ def find_volumes(paths: Paths) -> list[dict[str, str]]:
     Returns:
         ``[{"image": path}, ...]``, with what else a datalist says of a case; the files as given, those of a folder
         sorted. A DICOM series is named by its folder; where that holds several, each as
-        ``folder/series_<SeriesInstanceUID, dots as underscores>``. What a folder has of damaged DICOM files, links to
-        nowhere, volumes in other formats and closed folders is listed too, to be refused by name when it is read.
+        ``folder/series_<SeriesInstanceUID, dots as underscores>``, a name that may be given as a path too. What a
+        folder has of damaged DICOM files, links to nowhere, volumes in other formats and closed folders is listed too,
+        to be refused by name when it is read.
 
     Raises:
-        VolumeError: if a path does not exist, a file is none of these, or a folder holds no volume.
+        VolumeError: if a path does not exist, a file is none of these, or a folder holds no volume, or not the series
+            named.
         ValueError: if ``paths`` is an empty list.
     """
     return [case for path in as_list(paths) for case in _cases(Path(path))]
@@ -50,6 +52,9 @@ def _expand(path: Path) -> list[str]:
                 path, "holds no volumes; name a folder with NIfTI, NRRD, MetaImage or DICOM files (*.nii.gz, *.dcm)."
             )
         return sorted(found)
+    if not suffix(path) and is_series_path(path):
+        one_series(path)
+        return [str(path)]
     if not os.path.exists(path):
         raise VolumeError(path, file_fault(path) or "does not exist; check the path.")
     if suffix(path) not in (*NIFTI, *OTHERS, *UNREAD):

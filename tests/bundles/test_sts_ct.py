@@ -71,6 +71,9 @@ def test_nifti_and_dicom_in_one_folder_and_no_mr(tmp_path):
         check=False,
     )
     assert done.returncode == 1 and "must be of modality CT, got MR" in done.stderr
+    assert (
+        f"2 of 3 inputs done. 1 refused. All on one page: {out / 'index.html'}. Not for diagnostic use." in done.stdout
+    )
     assert nib.load(out / "nifti_seg.nii.gz").shape == values.shape
     assert nib.load(out / "series_seg.nii.gz").shape == dicom_files.SHAPE
     segmentation = pydicom.dcmread(out / "series_seg.dcm")

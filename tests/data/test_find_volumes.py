@@ -88,3 +88,14 @@ def test_mixed_and_nested_folders(tmp_path: Path) -> None:
     assert case_name(found[1], tmp_path) == names[1]
     for path in found[:3]:
         assert LoadImage(reader=SimpleITKReader())(path).shape == made.SHAPE
+
+
+def test_one_series_of_several_by_its_name(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        made.write_series(tmp_path / "in", seed=seed)
+    first, _ = find_volumes(tmp_path)
+    assert find_volumes(first["image"]) == [first]
+    with pytest.raises(VolumeError, match=r"series_1_2: holds no series 1\.2, but series .*; series .*; choose one"):
+        find_volumes(tmp_path / "in" / "series_1_2")
+    with pytest.raises(VolumeError, match=r"series_1\.nii: does not exist; check the path"):
+        find_volumes(tmp_path / "in" / "series_1.nii")
