@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import sys
 from pathlib import Path
 
 import dicom_files as made
@@ -18,7 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
 
 from monai_crossd.data import VolumeError, find_series, find_volumes
-from monai_crossd.outputs import SaveDicomSegd, dicom_seg_fault
+from monai_crossd.outputs import SaveDicomSegd
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
 
@@ -237,38 +235,6 @@ def test_a_tilted_series_is_refused(tmp_path):
     reader = LoadImage(reader="monai_crossd.data.SimpleITKReader", ensure_channel_first=True, tilted=True)
     with pytest.raises(VolumeError, match=r"is not on; .* write no DICOM-SEG of a tilted series that was resampled"):
         save(tmp_path / "out")({"pred": reader(tmp_path / "in")})
-
-
-def test_nifti_gives_nothing_and_needs_no_highdicom(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "highdicom", None)
-    labels = MetaTensor(torch.ones(1, 2, 2, 2), meta={"filename_or_obj": "t1.nii.gz"})
-    assert save(tmp_path / "out")({"pred": labels})["pred"] is labels
-    assert not (tmp_path / "out").exists()
-
-
-MISSING = (
-    r"highdicom is needed to write .* \(.*highdicom.*\); install it by `pip install \"monai_crossd\[dicom-seg\]\"`, or"
-)
-
-
-def test_without_highdicom_dicom_is_refused(tmp_path, monkeypatch):
-    made.write_series(tmp_path / "in")
-    monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(ModuleNotFoundError, match=MISSING):
-        save(tmp_path / "out")({"pred": label_map(tmp_path / "in")})
-
-
-def test_the_fault_is_told_before(tmp_path, monkeypatch):
-    """Of a series alone in its folder and of two in one; not of other files, nor of what cannot be read at all."""
-    made.write_series(tmp_path / "one")
-    for seed in (1, 2):
-        made.write_series(tmp_path / "two", seed=seed)
-    series = [case["image"] for case in find_volumes(tmp_path)]
-    others = [str(tmp_path / name) for name in ("t1.nii.gz", "t1.nrrd", "damaged.dcm", "t1.mgz")]
-    assert len(series) == 3 and dicom_seg_fault([*series, *others]) is None
-    monkeypatch.setitem(sys.modules, "highdicom", None)
-    assert dicom_seg_fault(others) is None and dicom_seg_fault([]) is None
-    assert all(re.match(MISSING, dicom_seg_fault([*others, one])) for one in series)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
