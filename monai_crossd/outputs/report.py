@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ def summary(done: int, refused: int, waiting: int = 0) -> str:
 
 
 def _table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    head = "".join(f"<th{_class(name)}>{escape(name)}</th>" for name in ["case", *_cells(rows[0])])
+    names = ["case", *(name for name, _ in _cells(rows[0]))]
+    head = "".join(f"<th{_class(name)}>{escape(name)}</th>" for name in names)
     body = "\n".join(_row(folder, row) for row in rows)
     found = [row[_CLASSES] for row in rows if _CLASSES in row]
     models = dict.fromkeys(f"{one['model_name']} {one['model_version']}" for one in found)
@@ -107,22 +108,21 @@ def _table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+def _cells(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Heading and content of the columns beside the case."""
-    cells = {}
     if _CLASSES in row:
-        cells[_PREDICTED] = row[_CLASSES]["predicted_class"]
-        cells |= {f"{name} [probability]": f"{value:.3f}" for name, value in row[_CLASSES]["probabilities"].items()}
+        yield _PREDICTED, row[_CLASSES]["predicted_class"]
+        for name, value in row[_CLASSES]["probabilities"].items():
+            yield f"{name} [probability]", f"{value:.3f}"
     if _VOLUMES in row:
-        volumes = row[_VOLUMES] | {"total": sum(row[_VOLUMES].values())}
-        cells |= {f"{name} [mL]": f"{volume:.2f}" for name, volume in volumes.items()}
-    return cells
+        for name, volume in [*row[_VOLUMES].items(), ("total", sum(row[_VOLUMES].values()))]:
+            yield f"{name} [mL]", f"{volume:.2f}"
 
 
 def _row(folder: Path, row: Mapping[str, Any]) -> str:
     case, file = row["case"], f"{row['case']}_seg.nii.gz"
     shown = f'<a href="{quote(os.fsencode(file))}">{escape(case)}</a>' if (folder / file).is_file() else escape(case)
-    cells = (f"<td{_class(name)}>{escape(text)}</td>" for name, text in _cells(row).items())
+    cells = (f"<td{_class(name)}>{escape(text)}</td>" for name, text in _cells(row))
     return f"<tr><td>{shown}</td>{''.join(cells)}</tr>"
 
 
@@ -132,20 +132,19 @@ def _class(name: str) -> str:
 
 def _pictures(folder: Path, cases: Sequence[str]) -> str:
     """The pictures, where any case has one."""
-    found = {case: quote(os.fsencode(f"{case}_preview.png")) for case in cases if _picture(folder, case).is_file()}
-    if not found:
+    files = {case: f"{case}_preview.png" for case in cases}
+    shown = {case for case, file in files.items() if (folder / file).is_file()}
+    if not shown:
         return ""
-    figures = "\n".join(
-        f'<figure><img src="{found[case]}" alt="{escape(case)}: planes with contours" loading="lazy"></figure>'
-        if case in found
-        else f"<p>{escape(case)}: no picture.</p>"
-        for case in cases
+    figures = (
+        _figure(case, file) if case in shown else f"<p>{escape(case)}: no picture.</p>" for case, file in files.items()
     )
-    return f"<h2>Pictures</h2>\n{figures}"
+    return "<h2>Pictures</h2>\n" + "\n".join(figures)
 
 
-def _picture(folder: Path, case: str) -> Path:
-    return folder / f"{case}_preview.png"
+def _figure(case: str, file: str) -> str:
+    source = quote(os.fsencode(file))
+    return f'<figure><img src="{source}" alt="{escape(case)}: planes with contours" loading="lazy"></figure>'
 
 
 def _refused(refused: Sequence[VolumeError]) -> str:

@@ -85,6 +85,11 @@ def test_classes_and_volumes_in_one_table(tmp_path):
     assert page.rows[1][1:] == ["malignant, sure", "0.250", "0.750", "1.25", "2.00", "3.25"]
 
 
+def test_a_structure_of_any_name_has_its_column(tmp_path):
+    page = Page(write_report(tmp_path, [{"case": "a", "volumes_ml": {"total": 1.0, "rest": 2.0}}]).read_text())
+    assert page.rows == [["case", "total [mL]", "rest [mL]", "total [mL]"], ["a", "1.00", "2.00", "3.00"]]
+
+
 def test_cases_without_numbers(tmp_path):
     page = Page(write_report(tmp_path / "new", [{"case": "a"}]).read_text())
     assert page.rows == [["case"], ["a"]] and "1 of 1 inputs done." in text_of(page)
