@@ -43,7 +43,15 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         parser.error(f"`--output_dir` must be a folder that can be written, got {folder} ({error.strerror}).")
     torch.manual_seed(options.seed)
-    work = [(row, setting) for row in rows for setting in settings(device, options.compile, row.group, options.graph)]
+    work = [
+        (row, setting)
+        for row in rows
+        for setting in settings(device, options.compile, row.group, options.graph)
+        if options.settings is None or setting.name in options.settings
+    ]
+    if not work:
+        names = dict.fromkeys(one.name for row in rows for one in settings(device, True, row.group, True))
+        parser.error(f"`--settings` must be among {', '.join(names)}, got {', '.join(options.settings)}.")
     timings, text = [], ""
     with _two_threads(device):
         run = _run(device, options, small)
@@ -81,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=5, help="of every measurement (default: 5)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full", action="store_true", help="full sizes on a CPU too")
+    parser.add_argument("--settings", nargs="+", metavar="NAME", help='such as TF32 "bf16 channels_last"; default: all')
     parser.add_argument("--compile", action="store_true", help="time torch.compile besides")
     parser.add_argument("--graph", action="store_true", help="time CUDA graphs besides, which need a GPU")
     parser.add_argument("--output_dir", default="bench_output")

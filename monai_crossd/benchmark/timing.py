@@ -129,6 +129,9 @@ def _in_turn(case: Case, setting: Setting, device: torch.device, work: str, repe
     failed: dict[str, str] = {}
     memory: dict[str, float | None] = {}
     for name, build in case.competitors.items():
+        if setting.graphed and name == "literal":
+            failed[name] = "not recorded: its transforms plan on the processor"
+            continue
         with _failures(failed, name):
             _check_memory(case.needs.get(name, 0), device)
             runs[name], memory[name] = _warmed_up(build, case, setting, device, work)

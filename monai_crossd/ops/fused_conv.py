@@ -16,7 +16,7 @@ from torch import Tensor
 from .availability import available
 
 __all__ = [
-    "BUDGET", "channels_last", "check_images", "convolve", "empty_images", "empty_weight_grad", "fused_conv2d",
+    "BUDGET", "check_images", "convolve", "empty_images", "empty_weight_grad", "fused_conv2d",
     "gradients", "is_channels_last", "output_size", "readable",
 ]  # fmt: skip
 
@@ -94,14 +94,10 @@ def output_size(x: Tensor, U: Tensor, stride, padding, dilation) -> tuple[int, i
     return h, w
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """Images whose channels lie side by side: reading others takes the kernels up to seven times as long."""
-    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
-
-
 def readable(x: Tensor, U: Tensor, stride, padding, dilation) -> Tensor:
     """Images as the forward convolution reads them: large ones as they are, where nothing lies between its values."""
     from .dense_conv import is_dense
+    from .triton_turn import channels_last
 
     dense = x.is_contiguous() and is_dense(x, U, math.prod(output_size(x, U, stride, padding, dilation)))
     return x if dense else channels_last(x)
@@ -163,6 +159,8 @@ def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
 
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
+    from .triton_turn import channels_last
+
     dx, dU, dM = _empty_grads(x, U, M, need)
     if len(x) == 0:
         return dx, dU.zero_().to(U.dtype), dM

@@ -7,9 +7,8 @@ higher derivatives it falls back on torch's own operators.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -22,6 +21,7 @@ from .replay import repeated
 from .shift import rotation_to_shift, shift_operator, softmax_pool
 from .triton_conv_launch import precision
 from .triton_predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
+from .triton_turn import channels_last
 
 __all__ = ["fused_layer"]
 
@@ -101,9 +101,8 @@ class _FusedLayer(torch.autograd.Function):
     def forward(ctx: Any, x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, batches, call: _Call):  # type: ignore
         inputs = (x, padded, U, w1, b1, gamma, beta, w2, b2)
         last = fused_conv.is_channels_last(x if padded is None else padded)
-        stride, padding, dilation = call.conv[:3]
-        read = functools.partial(fused_conv.readable, U=U, stride=stride, padding=padding, dilation=dilation)
-        x, images, U, *net = _prepared(read, *inputs)
+        images = x if padded is None else padded
+        U, *net = _contiguous(inputs[2:])
         running = () if mean is None else (mean, var, batches)
 
         def launches(x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
@@ -124,8 +123,9 @@ class _FusedLayer(torch.autograd.Function):
         of_x, of_padded, of_weight = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a graph of the gradients is wanted
             return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None, None, None
-        x, images, U, *net = _prepared(fused_conv.channels_last, *inputs)
-        dy = fused_conv.channels_last(dy if dy.dtype == x.dtype else dy.to(x.dtype))
+        x, images = inputs[0], inputs[1] if padded else inputs[0]
+        U, *net = _contiguous(inputs[2:])
+        dy = dy if dy.dtype == x.dtype else dy.to(x.dtype)
         needs = _Needs(of_x, of_padded if padded else of_x, of_weight)
 
         def launches(dy: Tensor, x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
@@ -140,13 +140,8 @@ class _FusedLayer(torch.autograd.Function):
         return *((dx, dimages) if padded else (dimages, None)), dU, *found, None, None, None, None
 
 
-def _prepared(
-    read: Callable[[Tensor], Tensor], x: Tensor, padded: Tensor | None, *parameters: Tensor
-) -> tuple[Tensor, ...]:
-    """What kernels read: images as the convolution wants them, parameters that are contiguous."""
-    x = read(x) if padded is None else fused_conv.channels_last(x)
-    images = x if padded is None else read(padded)
-    return x, images, *(t if t.is_contiguous() else t.contiguous() for t in parameters)
+def _contiguous(parameters: Sequence[Tensor]) -> Iterator[Tensor]:
+    return (t if t.is_contiguous() else t.contiguous() for t in parameters)
 
 
 class _Needs(NamedTuple):
@@ -171,8 +166,10 @@ def _parameters(U: Tensor, w1: Tensor, *others: Tensor) -> tuple[Any, ...]:
 def _forward(
     x: Tensor, images: Tensor, last: bool, U: Tensor, net: Predictor, running: tuple[Tensor, ...], call: _Call
 ) -> list[Tensor]:
-    """``y``, and for backward ``h`` and the state, by launches alone."""
-    conv, size, count = call.conv, U.shape[-1], len(x)
+    """``y``, and for backward ``h`` and the state, but for large images by launches alone."""
+    conv, size, count, same = call.conv, U.shape[-1], len(x), images is x
+    images = fused_conv.readable(images, U, *conv[:3])
+    x = images if same else channels_last(x)
     h = x.new_empty(shape_h(x, len(net.w1), call.keep))
     shapes = _state_shapes(x, U, net, call.training)
     state = x.new_empty(_state_size(shapes), dtype=torch.float32)
@@ -190,14 +187,16 @@ def _backward(
     call: _Call, needs: _Needs,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients, those to images, ``x`` and ``U`` where needed, by launches alone."""
-    conv = call.conv
+    conv, same = call.conv, images is x
+    x, dy = channels_last(x), channels_last(dy)
+    images = x if same else channels_last(images)
     operator, r, stats, soft = _split(state, _state_shapes(x, U, net, call.training))
     dimages = fused_conv.empty_images(x, images.shape, last) if needs.images else None
     dU = fused_conv.empty_weight_grad(images, U) if needs.weight else None
     dr = torch.empty_like(r)
     for part, dm in fused_conv.gradients(dy, images, U, operator, dimages, dU, *conv[:3], conv.groups, True):
         fused_operator.write_gradient(dm, r[part], dr[part], U.shape[-1])
-    grads, same = empty_grads(net), images is x
+    grads = empty_grads(net)
     dx = dimages if same else torch.empty_like(x) if needs.x else None
     write_gradients(dr, x, h, stats, soft, net, call.training, grads, dx, add=same)
     found = [dimages, None if same else dx, None if dU is None else dU.to(U.dtype)]

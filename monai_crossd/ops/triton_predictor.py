@@ -30,8 +30,8 @@ That is at most ``2 N = 32`` operations for each element moved: bound by memory 
 
 ``h`` is accumulated in float32 and stored as ``(B, P, N)`` in the dtype of ``x``, as torch stores a convolution's
 output; training statistics are those of the stored values. All else is float32, all sums have a fixed order, and there
-are no atomics. Products of float32 use ``tf32x3``, which keeps about float32's accuracy on the matrix units whatever
-``torch.backends.cuda.matmul.allow_tf32`` says.
+are no atomics. Products of float32 are in TF32 where ``torch.backends.cudnn`` allows that for convolutions, else they
+use ``tf32x3``, which keeps about float32's accuracy on the matrix units.
 """
 
 from __future__ import annotations
@@ -128,21 +128,35 @@ def _features(h, mean, invstd, gamma, beta, w2):
 
 
 @_jit
-def _feature_gradient(inside, f, dr_ptr, soft_ptr, B, at):
-    """``df`` of one feature and one image, which are ``at`` in ``(B, 4)``; zero outside of the image."""
+def _of_feature(dr_ptr, soft_ptr, B, at):
+    """What ``df`` of one feature and one image depends on, which are ``at`` in (B, 4)."""
     top, scale, r = tl.load(soft_ptr + at), tl.load(soft_ptr + 4 * B + at), tl.load(soft_ptr + 8 * B + at)
-    p = tl.exp(tl.where(inside, f - top, 0.0)) * scale
-    return tl.where(inside, tl.load(dr_ptr + at) * p * (1.0 + (f - r)), 0.0)
+    return top, scale * tl.load(dr_ptr + at), r
 
 
 @_jit
-def _feature_gradients(inside, y, f, dr_ptr, soft_ptr, B, b, w2):
+def _of_image(dr_ptr, soft_ptr, B, b):
+    """The same of all four features."""
+    return (
+        _of_feature(dr_ptr, soft_ptr, B, b * 4), _of_feature(dr_ptr, soft_ptr, B, b * 4 + 1),
+        _of_feature(dr_ptr, soft_ptr, B, b * 4 + 2), _of_feature(dr_ptr, soft_ptr, B, b * 4 + 3),
+    )  # fmt: skip
+
+
+@_jit
+def _feature_gradient(inside, f, top, scale, r):
+    """``df`` of one feature, zero outside of the image."""
+    return tl.where(inside, tl.exp(tl.where(inside, f - top, 0.0)) * scale * (1.0 + (f - r)), 0.0)
+
+
+@_jit
+def _feature_gradients(inside, y, f, image, w2):
     """``df``, four times (BLOCK_P,), and ``dy`` (BLOCK_P, BLOCK_N), zero outside of the image."""
     df = (
-        _feature_gradient(inside, f[0], dr_ptr, soft_ptr, B, b * 4),
-        _feature_gradient(inside, f[1], dr_ptr, soft_ptr, B, b * 4 + 1),
-        _feature_gradient(inside, f[2], dr_ptr, soft_ptr, B, b * 4 + 2),
-        _feature_gradient(inside, f[3], dr_ptr, soft_ptr, B, b * 4 + 3),
+        _feature_gradient(inside, f[0], image[0][0], image[0][1], image[0][2]),
+        _feature_gradient(inside, f[1], image[1][0], image[1][1], image[1][2]),
+        _feature_gradient(inside, f[2], image[2][0], image[2][1], image[2][2]),
+        _feature_gradient(inside, f[3], image[3][0], image[3][1], image[3][2]),
     )
     dz = df[0][:, None] * w2[0][None, :] + df[1][:, None] * w2[1][None, :]
     dz += df[2][:, None] * w2[2][None, :] + df[3][:, None] * w2[3][None, :]

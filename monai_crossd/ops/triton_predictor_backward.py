@@ -12,6 +12,7 @@ from monai_crossd.ops.triton_predictor import (
     _feature_gradients,
     _features,
     _jit,
+    _of_image,
     _offsets,
     _pixels,
     _project,
@@ -21,6 +22,18 @@ from monai_crossd.ops.triton_predictor import (
 )
 
 __all__ = ["input_gradient_kernel", "parameter_gradient_kernel", "parameter_sums_kernel", "weight_gradient_kernel"]
+
+
+@_jit
+def _dot_of_pixels(a, b, PRECISION: tl.constexpr):
+    """``a b`` summed over pixels: TF32 wants those side by side in memory, three products of bfloat16 do not."""
+    if PRECISION == "tf32" and a.dtype == tl.float32:
+        a_high, b_high = a.to(tl.bfloat16), b.to(tl.bfloat16)
+        a_low, b_low = (a - a_high.to(tl.float32)).to(tl.bfloat16), (b - b_high.to(tl.float32)).to(tl.bfloat16)
+        y = tl.dot(a_low, b_high, tl.dot(a_high, b_low, tl.dot(a_high, b_high)))
+    else:
+        y = _dot(a, b, PRECISION)
+    return y
 
 
 @_jit
@@ -37,24 +50,29 @@ def parameter_sums_kernel(
     gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
     none = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)  # pixels are added up at the end
     sum_dy, sum_dy_xhat, dw0, dw1, dw2, dw3 = none, none, none, none, none, none
-    for q in range(program * run, tl.minimum(program * run + run, all_tiles)):
-        b = (q // tiles).to(tl.int64)
-        p = _pixels(q % tiles, BLOCK_P, WIDE)
-        if LOAD:
-            inside = (p[:, None] < P) & (n[None, :] < N)
-            h = tl.load(h_ptr + b * P * N + p[:, None] * N + n[None, :], mask=inside, other=0.0).to(tl.float32)
-        else:
-            h = _project(
-                x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION, BLOCK_P, BLOCK_C, BLOCK_N
-            )
-        xhat, y, z, f = _features(h, mean, invstd, gamma, beta, w2)
-        df, dy = _feature_gradients(p < P, y, f, dr_ptr, soft_ptr, B, b, w2)
-        sum_dy += dy
-        sum_dy_xhat += dy * xhat
-        dw0 += df[0][:, None] * z
-        dw1 += df[1][:, None] * z
-        dw2 += df[2][:, None] * z
-        dw3 += df[3][:, None] * z
+    first, last = program * run, tl.minimum(program * run + run, all_tiles)
+    b, start = (first // tiles).to(tl.int64), first // tiles * tiles
+    for _number in range(first // tiles, (last + tiles - 1) // tiles):
+        image = _of_image(dr_ptr, soft_ptr, B, b)
+        for tile in range(tl.maximum(first - start, 0), tl.minimum(last - start, tiles)):
+            p = _pixels(tile, BLOCK_P, WIDE)
+            if LOAD:
+                inside = (p[:, None] < P) & (n[None, :] < N)
+                h = tl.load(h_ptr + b * P * N + p[:, None] * N + n[None, :], mask=inside, other=0.0).to(tl.float32)
+            else:
+                h = _project(
+                    x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION, BLOCK_P, BLOCK_C, BLOCK_N
+                )
+            xhat, y, z, f = _features(h, mean, invstd, gamma, beta, w2)
+            df, dy = _feature_gradients(p < P, y, f, image, w2)
+            sum_dy += dy
+            sum_dy_xhat += dy * xhat
+            dw0 += df[0][:, None] * z
+            dw1 += df[1][:, None] * z
+            dw2 += df[2][:, None] * z
+            dw3 += df[3][:, None] * z
+        b += 1
+        start += tiles
     part, every = part_ptr + n * programs + program, N * programs
     tl.store(part, tl.sum(sum_dy, axis=0), mask=n < N)
     tl.store(part + every, tl.sum(sum_dy_xhat, axis=0), mask=n < N)
@@ -123,37 +141,44 @@ def input_gradient_kernel(
     dw1 = tl.zeros((BLOCK_C, BLOCK_N), dtype=tl.float32)
     sum_x = tl.zeros((BLOCK_C,), dtype=tl.float32)
     sum_dh = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    for q in range(program * run, tl.minimum(program * run + run, all_tiles)):
-        b = (q // tiles).to(tl.int64)
-        p = _pixels(q % tiles, BLOCK_P, WIDE)
-        on_tile = (p[:, None] < P) & (c[None, :] < C)
-        x = tl.load(x_ptr + b * sb + _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), mask=on_tile, other=0.0)
-        if LOAD:
-            in_h = (p[:, None] < P) & (n[None, :] < N)
-            h = tl.load(h_ptr + b * P * N + p[:, None] * N + n[None, :], mask=in_h, other=0.0).to(tl.float32)
-        else:
-            h = _dot(x, tl.trans(w1), PRECISION)
-        xhat, y, _, f = _features(h, mean, invstd, gamma, beta, w2)
-        _, dy = _feature_gradients(p < P, y, f, dr_ptr, soft_ptr, B, b, w2)
-        if TRAINING:
-            dy = dy - mean_dy[None, :] - xhat * mean_dy_xhat[None, :]
-        dh = tl.where(p[:, None] < P, dy * (gamma * invstd)[None, :], 0.0)
-        size = 1.0
-        if SCALE:
-            size = tl.max(tl.max(tl.abs(dh), axis=1), axis=0)
-            size = tl.where(size > 0.0, size, 1.0)
-            dh = dh / size
-        dh = dh.to(x.dtype)
-        dw1 += _dot(tl.trans(x), dh, PRECISION) * size
-        if TRAINING:
-            sum_x += tl.sum(x.to(tl.float32), axis=0)
-            sum_dh += tl.sum(dh.to(tl.float32), axis=0) * size
-        if NEED_DX:
-            dx = _dot(dh, w1, PRECISION) * size
-            dx_tile = dx_ptr + b * db + _offsets(p, c, W, dc, dh_stride, dw_stride, FLAT_DX, WIDE)
-            if ADD:
-                dx += tl.load(dx_tile, mask=on_tile, other=0.0).to(tl.float32)
-            tl.store(dx_tile, dx.to(dx_ptr.dtype.element_ty), mask=on_tile)
+    first, last = program * run, tl.minimum(program * run + run, all_tiles)
+    b, start = (first // tiles).to(tl.int64), first // tiles * tiles
+    for _number in range(first // tiles, (last + tiles - 1) // tiles):
+        image = _of_image(dr_ptr, soft_ptr, B, b)
+        for tile in range(tl.maximum(first - start, 0), tl.minimum(last - start, tiles)):
+            p = _pixels(tile, BLOCK_P, WIDE)
+            on_tile = (p[:, None] < P) & (c[None, :] < C)
+            x = tl.load(x_ptr + b * sb + _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), mask=on_tile, other=0.0)
+            if NEED_DX:
+                dx_tile = dx_ptr + b * db + _offsets(p, c, W, dc, dh_stride, dw_stride, FLAT_DX, WIDE)
+                dx = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+                if ADD:  # asked for now, it is there when it is needed
+                    dx = tl.load(dx_tile, mask=on_tile, other=0.0).to(tl.float32)
+            if LOAD:
+                in_h = (p[:, None] < P) & (n[None, :] < N)
+                h = tl.load(h_ptr + b * P * N + p[:, None] * N + n[None, :], mask=in_h, other=0.0).to(tl.float32)
+            else:
+                h = _dot(x, tl.trans(w1), PRECISION)
+            xhat, y, _, f = _features(h, mean, invstd, gamma, beta, w2)
+            _, dy = _feature_gradients(p < P, y, f, image, w2)
+            if TRAINING:
+                dy = dy - mean_dy[None, :] - xhat * mean_dy_xhat[None, :]
+            dh = tl.where(p[:, None] < P, dy * (gamma * invstd)[None, :], 0.0)
+            size = 1.0
+            if SCALE:
+                size = tl.max(tl.max(tl.abs(dh), axis=1), axis=0)
+                size = tl.where(size > 0.0, size, 1.0)
+                dh = dh / size
+            dh = dh.to(x.dtype)
+            dw1 += _dot_of_pixels(tl.trans(x), dh, PRECISION) * size
+            if TRAINING:
+                sum_x += tl.sum(x.to(tl.float32), axis=0)
+                sum_dh += tl.sum(dh.to(tl.float32), axis=0) * size
+            if NEED_DX:
+                dx += _dot(dh, w1, PRECISION) * size
+                tl.store(dx_tile, dx.to(dx_ptr.dtype.element_ty), mask=on_tile)
+        b += 1
+        start += tiles
     part = part_ptr + program.to(tl.int64) * N * C + n[None, :] * C + c[:, None]
     tl.store(part, dw1, mask=(c[:, None] < C) & (n[None, :] < N))
     if TRAINING:

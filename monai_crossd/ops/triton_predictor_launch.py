@@ -86,12 +86,12 @@ def _sizes(x: Tensor, hidden: int) -> dict[str, Any]:
     return {
         "P": height * width, "C": channels, "W": width, "N": hidden, "sb": sb, "sc": sc, "sh": sh, "sw": sw,
         "FLAT": flat, "WIDE": last >= 2**31, "BLOCK_C": block_c, "BLOCK_N": max(16, _power(hidden)),
-        "PRECISION": "ieee" if _interpreted() else "tf32x3", "num_warps": NUM_WARPS, "num_stages": NUM_STAGES,
+        "PRECISION": _precision(x.dtype), "num_warps": NUM_WARPS, "num_stages": NUM_STAGES,
     }  # fmt: skip
 
 
-def _of_gradients(dtype: torch.dtype) -> str:
-    """Products of gradients are as exact as the convolution's; those of values decide on the kernels of all images."""
+def _precision(dtype: torch.dtype) -> str:
+    """How the kernels multiply float32, in words of ``triton.language.dot``."""
     return "ieee" if _interpreted() else "tf32" if precision(dtype) == "tf32" else "tf32x3"
 
 
@@ -224,7 +224,7 @@ def write_gradients(
             backward_kernels.input_gradient_kernel, (parts * blocks,), *args, sums, x if dx is None else dx, part,
             sum_x, sum_dh, B=images, db=db, dc=dc, dh_stride=dh, dw_stride=dw, FLAT_DX=flat, blocks=blocks,
             TRAINING=training, LOAD=load, NEED_DX=dx is not None, ADD=add, SCALE=x.dtype == torch.float16,
-            **tiles, **sizes | {"num_stages": NUM_STAGES_DX, "PRECISION": _of_gradients(x.dtype)},
+            **tiles, **sizes | {"num_stages": NUM_STAGES_DX},
         )  # fmt: skip
         launch(
             backward_kernels.weight_gradient_kernel, (hidden, blocks), part, sum_x, sum_dh, grads.w1, images, pixels,

@@ -107,7 +107,7 @@ def test_is_the_modules(shape, dtype, training):
     check(net, torch.randn(shape, device=DEVICE).to(dtype), TOLERANCE[dtype])
 
 
-def test_gradients_may_be_in_tf32(monkeypatch):
+def test_products_may_be_in_tf32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     check(predictor(70), torch.randn(3, 70, 9, 11, device=DEVICE), 2e-3)
 

@@ -1,0 +1,64 @@
+"""Large images one call each, against conv2d given the same kernels in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from monai_crossd import CrossDConv
+from monai_crossd.ops import dense_conv
+from monai_crossd.ops.dense_conv import convolve_each, is_dense
+from monai_crossd.ops.replay import forget
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def ieee(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_is_the_convolution(memory_format, groups):
+    x = torch.randn(3, 4, 9, 7, device=DEVICE).to(memory_format=memory_format)
+    k = torch.randn(3, 9, 6, 4 // groups, device=DEVICE)
+    kernels = k.transpose(1, 3).transpose(1, 2).reshape(3, 6, 4 // groups, 3, 3)
+    images = [
+        F.conv2d(x[b : b + 1].double(), kernels[b].double(), None, (2, 1), (1, 0), (1, 2), groups) for b in range(3)
+    ]
+    expected = torch.cat(images)
+    y = torch.full(expected.shape, float("nan"), device=DEVICE).to(memory_format=memory_format)
+    convolve_each(x, k, y, (2, 1), (1, 0), (1, 2), groups)
+    assert (y - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_only_large_images_on_a_gpu_are_dense():
+    U = torch.empty(512, 384, 3, 3, 3, device="meta")
+    assert not is_dense(torch.empty(1, 384, 224, 224, device="meta"), U, 224 * 224)  # no GPU
+    if DEVICE == "cuda":
+        assert is_dense(torch.empty(1, 384, 8, 8, device=DEVICE), U, 224 * 224)
+        assert not is_dense(torch.empty(1, 384, 8, 8, device=DEVICE), U, 8 * 8)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_layer_is_the_same_either_way(memory_format, monkeypatch):
+    torch.manual_seed(0)
+    layer = CrossDConv(16, 24, 3, padding=1).to(DEVICE).eval()
+    x = torch.randn(2, 16, 20, 21, device=DEVICE).to(memory_format=memory_format)
+    found = []
+    for least in (2**34, 1):
+        monkeypatch.setattr(dense_conv, "DENSE", least)
+        for _ in range(2):  # recorded, then repeated
+            leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+            layer.zero_grad()
+            y = layer(leaf)
+            y.square().sum().backward()
+            assert y.is_contiguous(memory_format=memory_format)
+            found.append([y.detach(), leaf.grad, layer.weight.grad.clone()])
+        forget()
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert (a - b).norm() < 1e-5 * b.norm()
