@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,20 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         parser.error(f"`--output_dir` must be a folder that can be written, got {folder} ({error.strerror}).")
     torch.manual_seed(options.seed)
+    _check_settings(parser, options.settings, rows, device)
+    work = [
+        (row, setting)
+        for row in rows
+        for setting in settings(device, options.compile, row.group, options.graph)
+        if options.settings is None or setting.name in options.settings
+    ]
+    folder = Path(options.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"`--output_dir` must be a folder that can be written, got {folder} ({error.strerror}).")
+    torch.manual_seed(options.seed)
+    _check_settings(parser, options.settings, rows, device)
     work = [
         (row, setting)
         for row in rows
@@ -107,6 +121,15 @@ def _rows(parser: argparse.ArgumentParser, name: str, small: bool, device: torch
         )
     group = "layers2d" if len(sizes) == 4 else "layers3d"
     return [layer_case(group, tuple(int(size) for size in sizes), _outputs(small))]
+
+
+def _check_settings(
+    parser: argparse.ArgumentParser, asked: list[str] | None, rows: Iterable[Case], device: torch.device
+) -> None:
+    names = dict.fromkeys(setting.name for row in rows for setting in settings(device, True, row.group, True))
+    unknown = [name for name in asked or () if name not in names]
+    if unknown:
+        parser.error(f"`--settings` must be among {', '.join(names)}, got {', '.join(unknown)}.")
 
 
 def _outputs(small: bool) -> int:
