@@ -18,7 +18,7 @@ import monai_crossd
 
 from .cases import GROUPS, Case, cases, layer_case
 from .report import write_plot, write_tables
-from .timing import settings, time_case
+from .timing import Setting, settings, time_case
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,35 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
     small = device.type == "cpu" and not options.full
     found = [row for name in options.shapes for row in _rows(parser, name, small, device)]
     rows = {(row.group, row.shape): row for row in found}.values()  # named twice, timed once
+    _check_settings(parser, options.settings, rows, device)
     folder = Path(options.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"`--output_dir` must be a folder that can be written, got {folder} ({error.strerror}).")
     torch.manual_seed(options.seed)
-    _check_settings(parser, options.settings, rows, device)
-    work = [
-        (row, setting)
-        for row in rows
-        for setting in settings(device, options.compile, row.group, options.graph)
-        if options.settings is None or setting.name in options.settings
-    ]
-    folder = Path(options.output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"`--output_dir` must be a folder that can be written, got {folder} ({error.strerror}).")
-    torch.manual_seed(options.seed)
-    _check_settings(parser, options.settings, rows, device)
-    work = [
-        (row, setting)
-        for row in rows
-        for setting in settings(device, options.compile, row.group, options.graph)
-        if options.settings is None or setting.name in options.settings
-    ]
-    if not work:
-        names = dict.fromkeys(one.name for row in rows for one in settings(device, True, row.group, True))
-        parser.error(f"`--settings` must be among {', '.join(names)}, got {', '.join(options.settings)}.")
+    work = [(row, setting) for row in rows for setting in _settings(options, row, device)]
     timings, text = [], ""
     with _two_threads(device):
         run = _run(device, options, small)
@@ -123,13 +102,21 @@ def _rows(parser: argparse.ArgumentParser, name: str, small: bool, device: torch
     return [layer_case(group, tuple(int(size) for size in sizes), _outputs(small))]
 
 
+def _settings(options: argparse.Namespace, row: Case, device: torch.device) -> list[Setting]:
+    """Those asked for by name, or else all but what needs a flag."""
+    if options.settings is None:
+        return settings(device, options.compile, row.group, options.graph)
+    every = settings(device, True, row.group, device.type == "cuda")
+    return [one for one in every if one.name in options.settings]
+
+
 def _check_settings(
     parser: argparse.ArgumentParser, asked: list[str] | None, rows: Iterable[Case], device: torch.device
 ) -> None:
-    names = dict.fromkeys(setting.name for row in rows for setting in settings(device, True, row.group, True))
-    unknown = [name for name in asked or () if name not in names]
+    every = {one.name for row in rows for one in settings(device, True, row.group, device.type == "cuda")}
+    unknown = [name for name in asked or () if name not in every]
     if unknown:
-        parser.error(f"`--settings` must be among {', '.join(names)}, got {', '.join(unknown)}.")
+        parser.error(f"`--settings` must be among {', '.join(sorted(every))}, got {', '.join(unknown)}.")
 
 
 def _outputs(small: bool) -> int:

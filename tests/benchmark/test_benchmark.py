@@ -229,7 +229,7 @@ def test_ratios_are_of_one_run():
         (["--shapes", "layers4d"], "`--shapes` must be groups (layers2d, layers3d"),
         (["--shapes", "1x2x3"], "got '1x2x3'"),
         (["--shapes", "1x0x3x3"], "got '1x0x3x3'"),
-        (["--settings", "fp64"], "`--settings` must be among float32, float32 compiled, float32 CUDA graph, got fp64."),
+        (["--settings", "fp64"], "`--settings` must be among float32, float32 compiled, got fp64."),
         (["--graph"], "`--graph` needs a GPU, got none; leave it out on a CPU."),
         (["--device", "cuda"], "`--device cuda` needs a GPU that torch sees, got none"),
     ],
