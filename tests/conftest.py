@@ -8,3 +8,9 @@ import torch
 def seed() -> None:
     """Every test draws the same random numbers, alone or among others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def ieee(monkeypatch):
+    """Products of float32 as exact as they can be, on a GPU too."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

@@ -32,8 +32,6 @@ def main(arguments: list[str] | None = None) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("`--device cuda` needs a GPU that torch sees, got none; leave it out to run on the CPU.")
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if options.graph and device.type != "cuda":
-        parser.error("`--graph` needs a GPU, got none; leave it out on a CPU.")
     small = device.type == "cpu" and not options.full
     found = [row for name in options.shapes for row in _rows(parser, name, small, device)]
     rows = {(row.group, row.shape): row for row in found}.values()  # named twice, timed once
@@ -84,7 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--full", action="store_true", help="full sizes on a CPU too")
     parser.add_argument("--settings", nargs="+", metavar="NAME", help='such as TF32 "bf16 channels_last"; default: all')
     parser.add_argument("--compile", action="store_true", help="time torch.compile besides")
-    parser.add_argument("--graph", action="store_true", help="time CUDA graphs besides, which need a GPU")
     parser.add_argument("--output_dir", default="bench_output")
     return parser
 
@@ -105,15 +102,15 @@ def _rows(parser: argparse.ArgumentParser, name: str, small: bool, device: torch
 def _settings(options: argparse.Namespace, row: Case, device: torch.device) -> list[Setting]:
     """Those asked for by name, or else all but what needs a flag."""
     if options.settings is None:
-        return settings(device, options.compile, row.group, options.graph)
-    every = settings(device, True, row.group, device.type == "cuda")
+        return settings(device, options.compile, row.group)
+    every = settings(device, True, row.group)
     return [one for one in every if one.name in options.settings]
 
 
 def _check_settings(
     parser: argparse.ArgumentParser, asked: list[str] | None, rows: Iterable[Case], device: torch.device
 ) -> None:
-    every = {one.name for row in rows for one in settings(device, True, row.group, device.type == "cuda")}
+    every = {one.name for row in rows for one in settings(device, True, row.group)}
     unknown = [name for name in asked or () if name not in every]
     if unknown:
         parser.error(f"`--settings` must be among {', '.join(sorted(every))}, got {', '.join(unknown)}.")
@@ -140,7 +137,6 @@ def _run(device: torch.device, options: argparse.Namespace, small: bool) -> dict
         "sizes": "small" if small else "full",
         "layer_outputs": _outputs(small),
         "compile": options.compile,
-        "graph": options.graph,
         "shapes": " ".join(options.shapes),
     }
 

@@ -28,7 +28,6 @@ class Setting:
         name: for the table.
         autocast: to bfloat16.
         compiled: through torch.compile.
-        graphed: recorded as a CUDA graph and replayed, which takes the processor out of it.
         channels_last: channels vary fastest in memory.
         tf32: the GPU may round what it multiplies to TF32.
     """
@@ -36,7 +35,6 @@ class Setting:
     name: str
     autocast: bool = False
     compiled: bool = False
-    graphed: bool = False
     channels_last: bool = False
     tf32: bool = True
 
@@ -94,7 +92,6 @@ def settings(device: torch.device, compiled: bool, group: str = "layers2d", grap
     else:
         plain = [one for one in _GPU if one.name in ("TF32", "bf16 channels_last")]
     more = [replace(one, name=f"{one.name} compiled", compiled=True) for one in plain] if compiled else []
-    more += [replace(one, name=f"{one.name} CUDA graph", graphed=True) for one in plain] if graphed else []
     return plain + more
 
 
@@ -129,9 +126,6 @@ def _in_turn(case: Case, setting: Setting, device: torch.device, work: str, repe
     failed: dict[str, str] = {}
     memory: dict[str, float | None] = {}
     for name, build in case.competitors.items():
-        if setting.graphed and name == "literal":
-            failed[name] = "not recorded: its transforms plan on the processor"
-            continue
         with _failures(failed, name):
             _check_memory(case.needs.get(name, 0), device)
             runs[name], memory[name] = _warmed_up(build, case, setting, device, work)
@@ -163,22 +157,7 @@ def _warmed_up(
     run = _prepared(build(), case, setting, device, work)
     for _ in range(3 if device.type == "cuda" else 1):
         run()
-    peak = _peak(run, device, others)
-    return (_graphed(run), None) if setting.graphed else (run, peak)
-
-
-def _graphed(run: Callable[[], None]) -> Callable[[], None]:
-    """The same work, recorded; gradients and results are then where the recording has put them."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    graph.replay()
-    return graph.replay
+    return run, _peak(run, device, others)
 
 
 def _prepared(net: nn.Module, case: Case, setting: Setting, device: torch.device, work: str) -> Callable[[], None]:

@@ -166,11 +166,6 @@ def test_settings_of_a_gpu(group, count):
     assert [setting.name for setting in timing.settings(torch.device("cpu"), False, group)] == ["float32"]
 
 
-def test_settings_with_graphs():
-    names = [setting.name for setting in timing.settings(torch.device("cuda"), False, "networks", graphed=True)]
-    assert names[4:] == [f"{name} CUDA graph" for name in names[:4]]
-
-
 def test_compiled_modules_are_compiled_anew(monkeypatch):
     calls = []
     monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))
@@ -230,7 +225,6 @@ def test_ratios_are_of_one_run():
         (["--shapes", "1x2x3"], "got '1x2x3'"),
         (["--shapes", "1x0x3x3"], "got '1x0x3x3'"),
         (["--settings", "fp64"], "`--settings` must be among float32, float32 compiled, got fp64."),
-        (["--graph"], "`--graph` needs a GPU, got none; leave it out on a CPU."),
         (["--device", "cuda"], "`--device cuda` needs a GPU that torch sees, got none"),
     ],
 )

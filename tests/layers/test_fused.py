@@ -12,9 +12,12 @@ from monai_crossd.layers import CrossDConv
 from monai_crossd.ops.availability import available
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.skipif(
-    not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
-)
+pytestmark = [
+    pytest.mark.usefixtures("ieee"),
+    pytest.mark.skipif(
+        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
+    ),
+]
 
 
 def layer(**arguments):
@@ -37,8 +40,7 @@ def results(conv, x, dy):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_agrees_with_the_plain_layer(monkeypatch, training, padding_mode, channels_last):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def test_agrees_with_the_plain_layer(training, padding_mode, channels_last):
     conv = layer(padding=1, stride=2, padding_mode=padding_mode).train(training)
     x = torch.randn(3, 4, 7, 9, device=DEVICE)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
@@ -51,8 +53,7 @@ def test_agrees_with_the_plain_layer(monkeypatch, training, padding_mode, channe
         assert (one.double() - exact).norm() <= 1e-5 * exact.double().norm() + 1e-6
 
 
-def test_higher_derivatives_fall_back_on_plain_operators(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def test_higher_derivatives_fall_back_on_plain_operators():
     conv = layer(padding=1)
     x = torch.randn(2, 4, 6, 6, device=DEVICE)
 

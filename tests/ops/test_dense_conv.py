@@ -12,11 +12,7 @@ from monai_crossd.ops.dense_conv import convolve_each, is_dense
 from monai_crossd.ops.replay import forget
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@pytest.fixture(autouse=True)
-def ieee(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+pytestmark = pytest.mark.usefixtures("ieee")
 
 
 @pytest.mark.parametrize("groups", [1, 2])

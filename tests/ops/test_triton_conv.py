@@ -22,6 +22,7 @@ from monai_crossd.ops.fused_conv import fused_conv2d
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
+pytestmark = pytest.mark.usefixtures("ieee")
 needs_kernels = pytest.mark.skipif(
     not available(torch.empty(0, device=DEVICE)),
     reason="Triton is missing" if triton_conv.triton is None else "neither a GPU nor TRITON_INTERPRET=1",
@@ -35,11 +36,6 @@ def poisoned():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True)
-def ieee(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture(autouse=True)
@@ -216,7 +212,7 @@ def test_many_blocks_and_few_programs(monkeypatch, programs, size, c_in):
     small = launches.Launch(16, 16, 16, 1, 1)
     monkeypatch.setattr(launches, "LAUNCHES", {k: [(1 << 62, 1 << 62, small)] for k in launches.LAUNCHES})
     monkeypatch.setattr(launches, "MIX", small)
-    monkeypatch.setattr(launches, "UNMIX", small)
+    monkeypatch.setattr(launches, "UNMIX", {k: [(1 << 62, small)] for k in launches.UNMIX})
     monkeypatch.setattr(launches, "PROGRAMS", programs)
     check(make(size, c_in, c_out=18, batch=3), **conv(padding=1))
 

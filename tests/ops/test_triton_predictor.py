@@ -28,14 +28,12 @@ DTYPES = list(TOLERANCE)
 NAMES = ["r", "dx", "dw1", "db1", "dgamma", "dbeta", "dw2", "db2", "running_mean", "running_var"]
 SHAPES = [(3, 3, 1, 1), (2, 17, 7, 5), (1, 64, 7, 5), (2, 3, 33, 9), (1, 64, 33, 9)]
 
-pytestmark = pytest.mark.skipif(
-    not fused.available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
-)
-
-
-@pytest.fixture(autouse=True)
-def ieee(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+pytestmark = [
+    pytest.mark.usefixtures("ieee"),
+    pytest.mark.skipif(
+        not fused.available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
+    ),
+]
 
 
 def predictor(channels: int, dtype: torch.dtype = torch.float32) -> nn.Sequential:

@@ -1,0 +1,78 @@
+"""Every kernel compiles for a GPU of the Hopper generation, also where there is none: the interpreter takes more."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monai_crossd.ops import fused_layer, fused_operator, triton_conv_launch, triton_predictor_launch, triton_turn
+from monai_crossd.ops.per_image import ConvArguments
+from monai_crossd.ops.triton_predictor_launch import Predictor
+
+triton = pytest.importorskip("triton", reason="Triton is missing")
+if not isinstance(triton_turn.turn_kernel, triton.JITFunction):
+    pytest.skip("Triton's interpreter is on", allow_module_level=True)
+
+pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # Triton's own affair
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
+OPTIONS = ("num_warps", "num_stages")
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """What would be launched."""
+    seen = []
+    for module in (fused_operator, triton_conv_launch, triton_predictor_launch, triton_turn):
+        monkeypatch.setattr(module, "launch", lambda kernel, grid, *args, **named: seen.append((kernel, args, named)))
+    return seen
+
+
+def compile_for_hopper(kernel, args, named):
+    """Compile as a launch would, by Triton's rules of what becomes a constant and what is known to be divisible."""
+    options = {name: named[name] for name in OPTIONS if name in named}
+    values = [*args, *(named[name] for name in kernel.arg_names[len(args) :])]
+    signature, constants, attributes = {}, {}, {}
+    for at, (parameter, value) in enumerate(zip(kernel.params, values, strict=True)):
+        one = isinstance(value, int) and value == 1 and not parameter.do_not_specialize
+        if parameter.is_constexpr or one:
+            signature[parameter.name], constants[(at,)] = "constexpr", value
+            continue
+        if isinstance(value, torch.Tensor):
+            signature[parameter.name] = POINTERS[value.dtype]
+        else:
+            signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+        known = not parameter.do_not_specialize and not isinstance(value, float)
+        if known and (isinstance(value, torch.Tensor) or value % 16 == 0):
+            attributes[(at,)] = [["tt.divisibility", 16]]
+    source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    return triton.compile(source, target=target, options=options).asm["cubin"]
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+@pytest.mark.parametrize(
+    "channels, side, size, training, dtype",
+    [
+        (64, 14, 3, True, torch.float32),
+        (64, 14, 3, True, torch.bfloat16),
+        (64, 14, 3, False, torch.float16),
+        (3, 32, 7, True, torch.float32),
+        (5, 7, 2, False, torch.float32),
+    ],
+)
+def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, tf32):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    x = torch.empty(2, channels, side, side, dtype=dtype)
+    U = torch.empty(2 * channels, channels, size, size, size)
+    net = Predictor(
+        torch.empty(16, channels, 1, 1), *(torch.empty(16) for _ in range(3)), torch.empty(4, 16, 1, 1), torch.empty(4)
+    )
+    running = (torch.empty(16), torch.empty(16), torch.empty((), dtype=torch.int64))
+    conv = ConvArguments((2, 1), (1, 1), (1, 1), groups=1)
+    call = fused_layer._Call(conv, training, 1e-5, 0.1, True)
+    y, h, state = fused_layer._forward(x, x, False, U, net, running, call)
+    needs = fused_layer._Needs(True, True, True)
+    fused_layer._backward(torch.empty_like(y), x, x, False, U, net, h, state, call, needs)
+    assert len({kernel for kernel, _, _ in launches}) >= 13
+    for kernel, args, named in launches:
+        assert compile_for_hopper(kernel, args, named)
