@@ -16,14 +16,18 @@ DENSE = 2**34  # multiplications of an image from which a launch of its own is s
 
 
 def is_dense(x: Tensor, U: Tensor, pixels: int) -> bool:
-    """Whether every image of ``x`` fills a GPU by itself.
+    """Whether every image of ``x`` fills a GPU by itself, and its kernel is no larger than what it makes of it.
 
     Args:
-        x: ``(B, C_in, H, W)``.
+        x: ``(B, C_in, H, W)``; those that are neither contiguous nor channels_last are not.
         U: knowledge base ``(C_out, C_in/groups, K, K, K)``.
         pixels: of an output image.
     """
-    return U.numel() // U.shape[2] * pixels >= DENSE and x.is_cuda and torch.backends.cudnn.is_acceptable(x)
+    kernel = U.numel() // U.shape[2]
+    if kernel * pixels < DENSE or kernel > len(U) * pixels:
+        return False
+    known = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    return known and x.is_cuda and torch.backends.cudnn.is_acceptable(x)
 
 
 def convolve_each(

@@ -6,7 +6,6 @@ backward pass, which mixes them again. ``triton_conv`` counts what it moves. Tri
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from .availability import available
 
 __all__ = [
     "BUDGET", "check_images", "convolve", "empty_images", "empty_weight_grad", "fused_conv2d",
-    "gradients", "is_channels_last", "output_size", "readable",
+    "gradients", "is_channels_last", "mixed", "output_size",
 ]  # fmt: skip
 
 BUDGET = 160 * 2**20  # bytes of kernels held at once, except for one image's; larger batches run in chunks
@@ -94,15 +93,6 @@ def output_size(x: Tensor, U: Tensor, stride, padding, dilation) -> tuple[int, i
     return h, w
 
 
-def readable(x: Tensor, U: Tensor, stride, padding, dilation) -> Tensor:
-    """Images as the forward convolution reads them: large ones as they are, where nothing lies between its values."""
-    from .dense_conv import is_dense
-    from .triton_turn import channels_last
-
-    dense = x.is_contiguous() and is_dense(x, U, math.prod(output_size(x, U, stride, padding, dilation)))
-    return x if dense else channels_last(x)
-
-
 def is_channels_last(x: Tensor) -> bool:
     """Whether channels lie side by side and pixels do not."""
     return x.stride(1) == 1 and x.stride(3) != 1
@@ -131,30 +121,34 @@ def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
 
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     """What the operator does, without its dispatch."""
+    from .dense_conv import convolve_each, is_dense
+    from .triton_turn import channels_last
+
     shape = (x.shape[0], U.shape[0], *output_size(x, U, stride, padding, dilation))
-    y = empty_images(x, shape, is_channels_last(x))
-    convolve(
-        readable(x, U, stride, padding, dilation), U.contiguous(), M.contiguous(), y, stride, padding, dilation, groups
-    )
+    y, U, M = empty_images(x, shape, is_channels_last(x)), U.contiguous(), M.contiguous()
+    if is_dense(x, U, shape[2] * shape[3]):
+        convolve_each(x, mixed(x, U, M, groups), y, stride, padding, dilation, groups)
+    else:
+        convolve(channels_last(x), U, M, y, stride, padding, dilation, groups)
     return y
 
 
-def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
-    """Write the convolution into ``y``, but for large images by launches alone.
-
-    Inputs are contiguous, ``x`` as from :func:`readable` and ``y`` in its own memory format.
-    """
+def mixed(x, U, M, groups) -> Tensor:
+    """Kernels of all images, ``(B, K*K, C_out, C_in/groups)``, by one launch; inputs are contiguous."""
     from . import triton_conv_launch as kernels
-    from .dense_conv import convolve_each, is_dense
 
-    dense = (x.stride(1) == 1) == is_channels_last(y) and is_dense(x, U, y.shape[2] * y.shape[3])
+    with torch.cuda.device_of(x):
+        return kernels.mix(U, M, x.dtype, groups)
+
+
+def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
+    """Write the convolution into ``y``, by launches alone; inputs are contiguous, or for ``x`` channels_last."""
+    from . import triton_conv_launch as kernels
+
     with torch.cuda.device_of(x):
         for part in _chunks(x, U):
             k = kernels.mix(U, M[part], x.dtype, groups)
-            if dense:
-                convolve_each(x[part], k, y[part], stride, padding, dilation, groups)
-            else:
-                kernels.convolve(x[part], k, y[part], groups, stride, padding, dilation)
+            kernels.convolve(x[part], k, y[part], groups, stride, padding, dilation)
 
 
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import fused_conv, fused_operator, fused_predictor
+from .dense_conv import convolve_each, is_dense
 from .per_image import ConvArguments, apart, graph_of_gradients, grouped_conv
 from .replay import repeated
 from .shift import rotation_to_shift, shift_operator, softmax_pool
@@ -104,12 +105,15 @@ class _FusedLayer(torch.autograd.Function):
         images = x if padded is None else padded
         U, *net = _contiguous(inputs[2:])
         running = () if mean is None else (mean, var, batches)
+        dense = is_dense(images, U, math.prod(fused_conv.output_size(images, U, *call.conv[:3])))
 
         def launches(x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-            return _forward(x, images, last, U, Predictor(*rest[:6]), rest[6:], call)
+            return _forward(x, images, last, dense, U, Predictor(*rest[:6]), rest[6:], call)
 
-        key = ("forward", call, last, *_images(x, images), *_parameters(U, *net, *running))
-        y, h, state = repeated(key, launches, x, images, U, *net, *running)
+        key = ("forward", call, last, dense, *_images(x, images), *_parameters(U, *net, *running))
+        y, h, state, *kernels = repeated(key, launches, x, images, U, *net, *running)
+        if dense:
+            convolve_each(images, kernels[0], y, *call.conv[:3], call.conv.groups)
         if call.keep:
             statistics = (None, None) if call.training else (mean, var)  # in training they change before backward
             ctx.save_for_backward(*inputs, h, state, *statistics)  # not what was turned: memory is dearer than that
@@ -164,11 +168,12 @@ def _parameters(U: Tensor, w1: Tensor, *others: Tensor) -> tuple[Any, ...]:
 
 
 def _forward(
-    x: Tensor, images: Tensor, last: bool, U: Tensor, net: Predictor, running: tuple[Tensor, ...], call: _Call
-) -> list[Tensor]:
-    """``y``, and for backward ``h`` and the state, but for large images by launches alone."""
+    x: Tensor, images: Tensor, last: bool, dense: bool, U: Tensor, net: Predictor, running: tuple[Tensor, ...],
+    call: _Call,
+) -> list[Tensor]:  # fmt: skip
+    """``y``, and for backward ``h`` and the state, by launches alone; dense, ``y`` is empty and kernels come fourth."""
     conv, size, count, same = call.conv, U.shape[-1], len(x), images is x
-    images = fused_conv.readable(images, U, *conv[:3])
+    images = images if dense else channels_last(images)
     x = images if same else channels_last(x)
     h = x.new_empty(shape_h(x, len(net.w1), call.keep))
     shapes = _state_shapes(x, U, net, call.training)
@@ -178,6 +183,8 @@ def _forward(
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
     fused_operator.write_operator(r, operator, size)
     y = fused_conv.empty_images(x, (count, len(U), *fused_conv.output_size(images, U, *conv[:3])), last)
+    if dense:
+        return [y, h, state, fused_conv.mixed(images, U, operator, conv.groups)]
     fused_conv.convolve(images, U, operator, y, *conv[:3], conv.groups)
     return [y, h, state]
 

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from monai_crossd import CrossDConv
-from monai_crossd.ops import dense_conv
+from monai_crossd.ops import dense_conv, fused_layer, shift_operator
+from monai_crossd.ops.availability import available
 from monai_crossd.ops.dense_conv import convolve_each, is_dense
-from monai_crossd.ops.replay import forget
+from monai_crossd.ops.fused_conv import fused_conv2d
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.usefixtures("ieee")
@@ -38,23 +39,24 @@ def test_only_large_images_on_a_gpu_are_dense():
         assert not is_dense(torch.empty(1, 384, 8, 8, device=DEVICE), U, 8 * 8)
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@pytest.mark.skipif(not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1")
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_layer_is_the_same_either_way(memory_format, monkeypatch):
-    torch.manual_seed(0)
-    layer = CrossDConv(16, 24, 3, padding=1).to(DEVICE).eval()
-    x = torch.randn(2, 16, 20, 21, device=DEVICE).to(memory_format=memory_format)
+def test_layer_is_the_same_either_way(memory_format, padding_mode, monkeypatch):
+    layer = CrossDConv(5, 7, 3, padding=1, padding_mode=padding_mode).to(DEVICE).eval()
+    x = torch.randn(2, 5, 9, 8, device=DEVICE).to(memory_format=memory_format)
     found = []
-    for least in (2**34, 1):
-        monkeypatch.setattr(dense_conv, "DENSE", least)
+    for dense in (False, True):
+        monkeypatch.setattr(fused_layer, "is_dense", lambda *_, dense=dense: dense)
+        monkeypatch.setattr(dense_conv, "is_dense", lambda *_, dense=dense: dense)
         for _ in range(2):  # recorded, then repeated
             leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
             layer.zero_grad()
             y = layer(leaf)
             y.square().sum().backward()
-            assert y.is_contiguous(memory_format=memory_format)
-            found.append([y.detach(), leaf.grad, layer.weight.grad.clone()])
-        forget()
+            weight = layer.weight.detach()
+            operator = shift_operator(layer.predictor(x).detach().float(), 3)
+            found.append([y.detach(), leaf.grad, layer.weight.grad.clone(), fused_conv2d(x, weight, operator)])
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
-            assert (a - b).norm() < 1e-5 * b.norm()
+            assert a.stride() == b.stride() and (a - b).norm() < 1e-5 * b.norm()

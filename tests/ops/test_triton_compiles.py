@@ -70,7 +70,7 @@ def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, 
     running = (torch.empty(16), torch.empty(16), torch.empty((), dtype=torch.int64))
     conv = ConvArguments((2, 1), (1, 1), (1, 1), groups=1)
     call = fused_layer._Call(conv, training, 1e-5, 0.1, True)
-    y, h, state = fused_layer._forward(x, x, False, U, net, running, call)
+    y, h, state = fused_layer._forward(x, x, False, False, U, net, running, call)
     needs = fused_layer._Needs(True, True, True)
     fused_layer._backward(torch.empty_like(y), x, x, False, U, net, h, state, call, needs)
     assert len({kernel for kernel, _, _ in launches}) >= 13
