@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from monai_crossd.ops.triton_predictor import (
+from monai_crossd.ops.triton_features import (
     _dot,
     _feature_gradients,
     _features,
