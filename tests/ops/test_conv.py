@@ -186,6 +186,7 @@ def test_triton_gets_the_operator(monkeypatch):
     taken = []
     monkeypatch.setattr("monai_crossd.ops.fused_conv.check", lambda *arguments: None)
     monkeypatch.setattr("monai_crossd.ops.fused_conv.convolve", lambda *arguments: taken.append(arguments))
+    x = x.contiguous(memory_format=torch.channels_last)  # others would be turned by a kernel
     crossd_conv2d(x, weight, s, 3, (2, 2), (1, 1), backend="triton")
     assert_close(taken[0][2], shift_operator(s, 3))
     assert [list(pair) for pair in taken[0][4:7]] == [[2, 2], [1, 1], [1, 1]] and taken[0][7] == 1
