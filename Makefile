@@ -53,8 +53,8 @@ test-all: $(VENV)/.installed-test
 
 test-triton: $(VENV)/.installed-test
 	@$(PIP) triton
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/ops/test_triton_conv.py tests/ops/test_replay.py tests/ops/test_triton_operator.py tests/ops/test_triton_predictor.py tests/ops/test_triton_turn.py tests/ops/test_dense_conv.py tests/layers/test_fused.py
-	$(BIN)/python -m pytest tests/ops/test_triton_compiles.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/ops/fused tests/layers/test_fused.py
+	$(BIN)/python -m pytest tests/ops/fused/test_compiles.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -216,7 +216,7 @@ class CrossDConv(_CrossDConvNd):
 
     @torch.jit.unused
     def _fused(self, x: Tensor) -> Tensor:
-        from monai_crossd.ops.fused_layer import fused_layer  # registering operators takes long
+        from monai_crossd.ops.fused.layer import fused_layer  # registering operators takes long
 
         assert self.predictor is not None
         padded = self._pad(x, self._edges) if max(self._edges) > 0 else None

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .availability import available
+from .fused.availability import available
 from .per_image import ConvArguments, conv_per_image, grouped_conv
 from .shift import shift_operator, shifted_kernels
 
@@ -147,7 +147,7 @@ def crossd_conv_transpose2d(
 def _eager(x: Tensor, weight: Tensor, s: Tensor, arguments: ConvArguments, form: str) -> Tensor:
     """What needs no fixed graph: one dtype for all, then the form; compilers get the form of plain calls."""
     if form == "triton":
-        from .fused_conv import fused_conv2d  # registers operators, which takes longer than all other imports here
+        from .fused.conv import fused_conv2d  # registers operators, which takes longer than all other imports here
 
         operator = shift_operator(s, weight.shape[-1]).float()
         return fused_conv2d(x, weight, operator, *arguments[:3], arguments.groups)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from monai_crossd.layers import CrossDConv
-from monai_crossd.ops.availability import available
+from monai_crossd.ops.fused.availability import available
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [

@@ -177,15 +177,15 @@ def test_unknown_backend():
 
 
 def test_triton_gets_the_operator(monkeypatch):
-    """The kernels have tests of their own in `test_triton_conv.py`."""
+    """The kernels have tests of their own in `test_fused_conv.py`."""
     x, weight, s = inputs(dtype=torch.float32)
     with pytest.raises(
         RuntimeError, match="`fused_conv2d` needs Triton and a GPU, got `x` on cpu; choose backend 'grouped'"
     ):
         crossd_conv2d(x, weight, s, 3, backend="triton")
     taken = []
-    monkeypatch.setattr("monai_crossd.ops.fused_conv.check", lambda *arguments: None)
-    monkeypatch.setattr("monai_crossd.ops.fused_conv.convolve", lambda *arguments: taken.append(arguments))
+    monkeypatch.setattr("monai_crossd.ops.fused.conv.check", lambda *arguments: None)
+    monkeypatch.setattr("monai_crossd.ops.fused.conv.convolve", lambda *arguments: taken.append(arguments))
     x = x.contiguous(memory_format=torch.channels_last)  # others would be turned by a kernel
     crossd_conv2d(x, weight, s, 3, (2, 2), (1, 1), backend="triton")
     assert_close(taken[0][2], shift_operator(s, 3))

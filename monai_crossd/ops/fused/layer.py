@@ -15,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import fused_conv, fused_operator, fused_predictor
-from .dense_conv import convolve_each, is_dense
-from .per_image import ConvArguments, apart, graph_of_gradients, grouped_conv
+from ..per_image import ConvArguments, apart, graph_of_gradients, grouped_conv
+from ..shift import rotation_to_shift, shift_operator, softmax_pool
+from . import conv as fused_conv
+from . import operator as fused_operator
+from . import predictor as fused_predictor
+from .conv_launch import precision
+from .dense import convolve_each, is_dense
+from .predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
 from .replay import repeated
-from .shift import rotation_to_shift, shift_operator, softmax_pool
-from .triton_conv_launch import precision
-from .triton_predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
-from .triton_turn import channels_last
+from .turn import channels_last
 
 __all__ = ["fused_layer"]
 

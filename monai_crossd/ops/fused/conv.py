@@ -1,7 +1,7 @@
 """Convolution whose kernel is mixed per image from one knowledge base, as a custom op on Triton kernels.
 
 ``y[b] = conv2d(x[b], k[b])`` with ``k[b] = U M[b]``: few launches, no grouped convolution, and no kernels kept for the
-backward pass, which mixes them again. ``triton_conv`` counts what it moves. Triton is imported by the first call.
+backward pass, which mixes them again. ``conv_kernels`` counts what it moves. Triton is imported by the first call.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def empty_weight_grad(x: Tensor, U: Tensor) -> Tensor:
 
 def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
     """Parts of the batch whose kernels stay below the budget."""
-    from .triton_conv_launch import image_bytes
+    from .conv_launch import image_bytes
 
     most = min(max(1, BUDGET // image_bytes(U, x.dtype)), 65535)  # the most programs of a grid's second axis
     images = -(-x.shape[0] // -(-x.shape[0] // most)) if x.shape[0] else 1  # parts of about the same size
@@ -121,8 +121,8 @@ def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
 
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     """What the operator does, without its dispatch."""
-    from .dense_conv import convolve_each, is_dense
-    from .triton_turn import channels_last
+    from .dense import convolve_each, is_dense
+    from .turn import channels_last
 
     shape = (x.shape[0], U.shape[0], *output_size(x, U, stride, padding, dilation))
     y, U, M = empty_images(x, shape, is_channels_last(x)), U.contiguous(), M.contiguous()
@@ -135,7 +135,7 @@ def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
 
 def mixed(x, U, M, groups) -> Tensor:
     """Kernels of all images, ``(B, K*K, C_out, C_in/groups)``, by one launch; inputs are contiguous."""
-    from . import triton_conv_launch as kernels
+    from . import conv_launch as kernels
 
     with torch.cuda.device_of(x):
         return kernels.mix(U, M, x.dtype, groups)
@@ -143,7 +143,7 @@ def mixed(x, U, M, groups) -> Tensor:
 
 def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
     """Write the convolution into ``y``, by launches alone; inputs are contiguous, or for ``x`` channels_last."""
-    from . import triton_conv_launch as kernels
+    from . import conv_launch as kernels
 
     with torch.cuda.device_of(x):
         for part in _chunks(x, U):
@@ -153,7 +153,7 @@ def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
 
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
-    from .triton_turn import channels_last
+    from .turn import channels_last
 
     dx, dU, dM = _empty_grads(x, U, M, need)
     if len(x) == 0:
@@ -175,7 +175,7 @@ def gradients(
         a part of the batch and its partial sums of the gradient to ``M``, ``(shares, images, parts, K*K, K*K*K)``;
         without ``need_m`` they are empty.
     """
-    from . import triton_conv_launch as kernels
+    from . import conv_launch as kernels
 
     with torch.cuda.device_of(x):
         for part in _chunks(x, U):

@@ -31,7 +31,7 @@ from typing import Any
 try:
     import triton
     import triton.language as tl
-except ImportError:  # the module imports everywhere; `fused_conv.available` says where its kernels run
+except ImportError:  # the module imports everywhere; `availability` says where its kernels run
     triton = None
 
 __all__ = ["conv_kernel", "mix_kernel", "unmix_m_kernel", "unmix_u_kernel", "wgrad_kernel"]

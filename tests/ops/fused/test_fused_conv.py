@@ -1,7 +1,7 @@
 """The fused convolution against torch's conv2d, image by image in float64.
 
-Without a GPU, in Triton's interpreter:  TRITON_INTERPRET=1 OMP_NUM_THREADS=1 pytest tests/ops/test_triton_conv.py
-On a GPU:                                pytest tests/ops/test_triton_conv.py
+Without a GPU, in Triton's interpreter:  TRITON_INTERPRET=1 OMP_NUM_THREADS=1 pytest tests/ops/fused/test_fused_conv.py
+On a GPU:                                pytest tests/ops/fused/test_fused_conv.py
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from monai_crossd.ops import availability, fused_conv, shift_operator, triton_conv
-from monai_crossd.ops.availability import available
-from monai_crossd.ops.fused_conv import fused_conv2d
+from monai_crossd.ops import shift_operator
+from monai_crossd.ops.fused import availability, conv_kernels
+from monai_crossd.ops.fused import conv as fused_conv
+from monai_crossd.ops.fused.availability import available
+from monai_crossd.ops.fused.conv import fused_conv2d
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 pytestmark = pytest.mark.usefixtures("ieee")
 needs_kernels = pytest.mark.skipif(
     not available(torch.empty(0, device=DEVICE)),
-    reason="Triton is missing" if triton_conv.triton is None else "neither a GPU nor TRITON_INTERPRET=1",
+    reason="Triton is missing" if conv_kernels.triton is None else "neither a GPU nor TRITON_INTERPRET=1",
 )
 ROUNDING = {"ieee": 1e-5, "tf32": 2e-3, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
@@ -41,7 +43,7 @@ def poisoned():
 @pytest.fixture(autouse=True)
 def products_of_bfloat16(monkeypatch):
     """Triton's interpreter keeps bfloat16 as 16-bit integers and multiplies those; here it widens them first."""
-    if triton_conv.triton is None or GPU:
+    if conv_kernels.triton is None or GPU:
         return
     from triton.language import bfloat16, float32
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -207,7 +209,7 @@ def test_empty_batch():
 @pytest.mark.parametrize("size, c_in", [(3, 3), (3, 34), (5, 2)])
 def test_many_blocks_and_few_programs(monkeypatch, programs, size, c_in):
     """Tiles smaller than the layer along every axis, several images to a program."""
-    from monai_crossd.ops import triton_conv_launch as launches
+    from monai_crossd.ops.fused import conv_launch as launches
 
     small = launches.Launch(16, 16, 16, 1, 1)
     monkeypatch.setattr(launches, "LAUNCHES", {k: [(1 << 62, 1 << 62, small)] for k in launches.LAUNCHES})
@@ -219,7 +221,7 @@ def test_many_blocks_and_few_programs(monkeypatch, programs, size, c_in):
 
 @needs_kernels
 def test_pixels_split_among_programs(monkeypatch):
-    from monai_crossd.ops import triton_conv_launch as launches
+    from monai_crossd.ops.fused import conv_launch as launches
 
     monkeypatch.setattr(launches, "STEPS", 1)
     x, U, M = make(c_in=3, c_out=4, image=(9, 17))
@@ -231,7 +233,7 @@ def test_pixels_split_among_programs(monkeypatch):
 @needs_kernels
 def test_chunks_of_the_batch(monkeypatch):
     """Images one by one and in chunks of two are what they are together."""
-    from monai_crossd.ops.triton_conv_launch import image_bytes
+    from monai_crossd.ops.fused.conv_launch import image_bytes
 
     x, U, M = make(batch=3, c_in=4, c_out=5)
     whole = fused_conv2d(x, U, M, padding=(1, 1))
@@ -345,7 +347,7 @@ def test_without_triton(monkeypatch):
     """The module of kernels imports, and the error names another way."""
     monkeypatch.setattr(availability, "_TRITON", False)
     monkeypatch.setitem(sys.modules, "triton", None)
-    spec = importlib.util.spec_from_file_location("kernels_without_triton", triton_conv.__file__)
+    spec = importlib.util.spec_from_file_location("kernels_without_triton", conv_kernels.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.triton is None and callable(module.conv_kernel)

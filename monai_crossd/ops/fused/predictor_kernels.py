@@ -7,7 +7,7 @@ With ``P = H W`` pixels an image, ``N = 16`` hidden channels and ``h = W1 x``,
 The two biases stay out of every sum over pixels: ``b1`` moves the mean alone and ``b2`` moves ``r`` alone. Backward,
 with ``g = dr`` and ``p = softmax(f)``: ``df = g p (1 + f - r)``, ``dy = (W2^T df) [y > 0]``,
 ``dh = gamma invstd (dy - (sum dy + xhat sum dy xhat) / (B P))``, in eval mode without the sums, ``dW1 = dh x^T`` and
-``dx = W1^T dh``. ``triton_predictor_backward`` has its kernels.
+``dx = W1^T dh``. ``predictor_backward_kernels`` has its kernels.
 
 Floors of a layer, in elements and leaving out what does not grow with the pixels, ``x`` being ``B C P`` of them:
 
@@ -36,7 +36,7 @@ use ``tf32x3``, which keeps about float32's accuracy on the matrix units.
 
 from __future__ import annotations
 
-from monai_crossd.ops.triton_features import _features, _jit, _pixels, _project, _rows, _vector, tl, triton
+from monai_crossd.ops.fused.predictor_tiles import _features, _jit, _pixels, _project, _rows, _vector, tl, triton
 
 __all__ = ["combine_kernel", "pool_kernel", "project_kernel", "statistics_kernel"]
 

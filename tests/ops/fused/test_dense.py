@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from monai_crossd import CrossDConv
-from monai_crossd.ops import dense_conv, fused_layer, shift_operator
-from monai_crossd.ops.availability import available
-from monai_crossd.ops.dense_conv import convolve_each, is_dense
-from monai_crossd.ops.fused_conv import fused_conv2d
+from monai_crossd.ops import shift_operator
+from monai_crossd.ops.fused import dense
+from monai_crossd.ops.fused import layer as fused_layer
+from monai_crossd.ops.fused.availability import available
+from monai_crossd.ops.fused.conv import fused_conv2d
+from monai_crossd.ops.fused.dense import convolve_each, is_dense
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.usefixtures("ieee")
@@ -46,9 +48,9 @@ def test_layer_is_the_same_either_way(memory_format, padding_mode, monkeypatch):
     layer = CrossDConv(5, 7, 3, padding=1, padding_mode=padding_mode).to(DEVICE).eval()
     x = torch.randn(2, 5, 9, 8, device=DEVICE).to(memory_format=memory_format)
     found = []
-    for dense in (False, True):
-        monkeypatch.setattr(fused_layer, "is_dense", lambda *_, dense=dense: dense)
-        monkeypatch.setattr(dense_conv, "is_dense", lambda *_, dense=dense: dense)
+    for chosen in (False, True):
+        monkeypatch.setattr(fused_layer, "is_dense", lambda *_, chosen=chosen: chosen)
+        monkeypatch.setattr(dense, "is_dense", lambda *_, chosen=chosen: chosen)
         for _ in range(2):  # recorded, then repeated
             leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
             layer.zero_grad()

@@ -1,6 +1,6 @@
 """The predictor up to its pooled numbers as one differentiable operator on Triton kernels.
 
-``fused_pool`` is ``softmax_pool(conv2(relu(bn(conv1(x)))))`` of ``ShiftPredictor``. ``triton_predictor`` has the
+``fused_pool`` is ``softmax_pool(conv2(relu(bn(conv1(x)))))`` of ``ShiftPredictor``. ``predictor_kernels`` has the
 equations and says what is moved. The operators ``monai_crossd::predictor_pool`` and
 ``monai_crossd::predictor_pool_backward`` are functional, so ``torch.compile(fullgraph=True)``, activation checkpointing
 and CUDA graphs take them as they are.
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import availability
-from .triton_predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
+from .predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
 
 __all__ = ["available", "fused_pool"]
 

@@ -1,7 +1,7 @@
 """The predictor on Triton kernels against the plain modules in float64.
 
-On a GPU ``pytest tests/ops/test_triton_predictor.py``; without one, where Triton is installed, in its interpreter:
-``TRITON_INTERPRET=1 pytest tests/ops/test_triton_predictor.py``.
+On a GPU ``pytest tests/ops/fused/test_fused_predictor.py``; without one, where Triton is installed, in its interpreter:
+``TRITON_INTERPRET=1 pytest tests/ops/fused/test_fused_predictor.py``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from monai_crossd.layers.predictor import ShiftPredictor
-from monai_crossd.ops import fused_predictor as fused
 from monai_crossd.ops import softmax_pool
-from monai_crossd.ops import triton_predictor_launch as launches
+from monai_crossd.ops.fused import predictor as fused
+from monai_crossd.ops.fused import predictor_launch as launches
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
@@ -312,5 +312,5 @@ def test_what_does_not_work_raises():
 
 def test_imports_without_triton():
     code = "import sys, torch; sys.modules['triton'] = None\n"
-    code += "from monai_crossd.ops import fused_predictor as f; assert not f.available(torch.zeros(1))"
+    code += "from monai_crossd.ops.fused import predictor as f; assert not f.available(torch.zeros(1))"
     subprocess.run([sys.executable, "-c", code], check=True)

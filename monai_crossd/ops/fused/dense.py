@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .triton_conv_launch import precision
+from .conv_launch import precision
 
 __all__ = ["convolve_each", "is_dense"]
 

@@ -1,4 +1,4 @@
-"""Triton kernels of the predictor's backward; ``triton_predictor`` has the equations, the floors and the symbols.
+"""Triton kernels of the predictor's backward; ``predictor_kernels`` has the equations, the floors and the symbols.
 
 ``parameter_sums_kernel`` takes the sums over pixels that BatchNorm's backward needs before any ``dx`` is known,
 ``parameter_gradient_kernel`` adds them up, ``input_gradient_kernel`` writes ``dx`` and partial sums of ``dW1``, and
@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from monai_crossd.ops.triton_features import (
+from monai_crossd.ops.fused.predictor_tiles import (
     _dot,
     _feature_gradients,
     _features,

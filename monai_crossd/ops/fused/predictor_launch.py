@@ -1,6 +1,6 @@
 """Launches of the predictor's kernels: tiles and grids; all but what they write is allocated here.
 
-``triton_predictor`` has the equations and says what is moved.
+``predictor_kernels`` has the equations and says what is moved.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import triton_predictor as forward_kernels
-from . import triton_predictor_backward as backward_kernels
+from . import predictor_backward_kernels as backward_kernels
+from . import predictor_kernels as forward_kernels
+from .conv_launch import precision
 from .replay import launch
-from .triton_conv_launch import precision
 
 __all__ = ["Predictor", "Running", "empty_grads", "shape_h", "write_gradients", "write_pool"]
 

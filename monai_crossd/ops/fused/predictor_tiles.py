@@ -1,4 +1,4 @@
-"""What the predictor's Triton kernels do to a tile, forward and backward; ``triton_predictor`` has the symbols."""
+"""What the predictor's Triton kernels do to a tile, forward and backward; ``predictor_kernels`` has the symbols."""
 
 from __future__ import annotations
 

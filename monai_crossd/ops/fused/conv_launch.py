@@ -1,4 +1,4 @@
-"""Launches of the kernels in ``triton_conv``: block sizes by a table, grids, and the tensors they write.
+"""Launches of the kernels in ``conv_kernels``: block sizes by a table, grids, and the tensors they write.
 
 Every launch takes its block sizes as an argument too, for tuning.
 """
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .conv_kernels import conv_kernel, mix_kernel, unmix_m_kernel, unmix_u_kernel, wgrad_kernel
 from .replay import launch
-from .triton_conv import conv_kernel, mix_kernel, unmix_m_kernel, unmix_u_kernel, wgrad_kernel
 
 __all__ = ["LAUNCHES", "Launch", "convolve", "image_bytes", "kernel_grad", "mix", "precision", "unmix_m", "unmix_u"]
 

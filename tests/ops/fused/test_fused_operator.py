@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from monai_crossd.ops import rotation_to_shift, shift_operator
-from monai_crossd.ops.availability import available
+from monai_crossd.ops.fused.availability import available
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(
@@ -24,7 +24,7 @@ def results(function, r, size, weights):
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 7])
 def test_agrees_with_float64(size):
-    from monai_crossd.ops.fused_operator import fused_shift_operator
+    from monai_crossd.ops.fused.operator import fused_shift_operator
 
     r = 2 * torch.randn(5, 4, device=DEVICE)
     weights = torch.randn(5, size**2, size**3, device=DEVICE)
@@ -34,7 +34,7 @@ def test_agrees_with_float64(size):
 
 
 def test_no_axis_no_angle_and_no_images():
-    from monai_crossd.ops.fused_operator import fused_shift_operator
+    from monai_crossd.ops.fused.operator import fused_shift_operator
 
     r = torch.tensor([[0.0, 0, 0, 1], [1, 2, 3, 0], [0, 0, 0, 0], [1, 2, 3, -30]], device=DEVICE)
     weights = torch.randn(4, 9, 27, device=DEVICE)
@@ -47,7 +47,7 @@ def test_no_axis_no_angle_and_no_images():
 
 
 def test_second_derivative_is_refused():
-    from monai_crossd.ops.fused_operator import fused_shift_operator
+    from monai_crossd.ops.fused.operator import fused_shift_operator
 
     r = torch.randn(2, 4, device=DEVICE, requires_grad=True)
     (grad,) = torch.autograd.grad(fused_shift_operator(r, 3).square().sum(), r, create_graph=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_crossd.ops import fused_layer, fused_operator, triton_conv_launch, triton_predictor_launch, triton_turn
+from monai_crossd.ops.fused import conv_launch, operator, predictor_launch, turn
+from monai_crossd.ops.fused import layer as fused_layer
+from monai_crossd.ops.fused.predictor_launch import Predictor
 from monai_crossd.ops.per_image import ConvArguments
-from monai_crossd.ops.triton_predictor_launch import Predictor
 
 triton = pytest.importorskip("triton", reason="Triton is missing")
-if not isinstance(triton_turn.turn_kernel, triton.JITFunction):
+if not isinstance(turn.turn_kernel, triton.JITFunction):
     pytest.skip("Triton's interpreter is on", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # Triton's own affair
@@ -22,7 +23,7 @@ OPTIONS = ("num_warps", "num_stages")
 def launches(monkeypatch):
     """What would be launched."""
     seen = []
-    for module in (fused_operator, triton_conv_launch, triton_predictor_launch, triton_turn):
+    for module in (operator, conv_launch, predictor_launch, turn):
         monkeypatch.setattr(module, "launch", lambda kernel, grid, *args, **named: seen.append((kernel, args, named)))
     return seen
 

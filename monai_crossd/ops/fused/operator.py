@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import triton_operator as kernels
+from . import operator_kernels as kernels
 from .replay import launch
 
 __all__ = ["fused_shift_operator", "write_gradient", "write_operator"]
