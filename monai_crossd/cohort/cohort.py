@@ -163,13 +163,23 @@ class Cohort:
             try:
                 self._results.stage()
                 output = engine._iteration(engine, batch)
-                record = self._results.keep(case, {key: output[0][key] for key in self._tables})
+                record = self._results.keep(case, self._numbers(case, output[0]))
             except Exception as error:  # whatever it is, the other cases go on
                 output = None
                 record = self._results.refuse(case, *refusal(case.case, error, "processed"))
         self._own.append(record)
         self._look()
         return output
+
+    def _numbers(self, case: Record, output: Mapping[str, Any]) -> dict[str, Any]:
+        """What the tables take of a case."""
+        for key in self._tables:
+            if key not in output:
+                raise VolumeError(
+                    case.image,
+                    f"is processed, but postprocessing gives no {key!r} for the cohort's `tables`; correct the config.",
+                )
+        return {key: output[key] for key in self._tables}
 
     def _begin(self) -> str:
         """Lock the folder, clear up what an earlier run left, and show how far that came; return what forbids it."""

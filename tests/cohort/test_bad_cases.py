@@ -12,6 +12,8 @@ import pytest
 from cohort_runs import ALL, Threshold, run, save, volumes
 from monai.data import MetaTensor
 
+from monai_crossd.outputs import write_volumes
+
 
 def broken_file(folder: Path) -> dict[str, Any]:
     file = folder / "in" / "c.nii.gz"
@@ -99,3 +101,8 @@ def test_a_case_that_turned_bad_loses_its_results(folder: Path) -> None:
     with pytest.raises(SystemExit):
         run(folder, **broken_values(folder))
     assert not (folder / "out" / "c_seg.nii.gz").exists() and "c" not in volumes(folder)
+
+
+def test_a_table_of_nothing_is_told(folder: Path) -> None:
+    with pytest.raises(SystemExit, match="postprocessing gives no 'dose' for the cohort's `tables`"):
+        run(folder, tables={"dose": write_volumes})
