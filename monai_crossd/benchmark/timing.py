@@ -77,7 +77,7 @@ class Timing:
         return asdict(self)
 
 
-def settings(device: torch.device, compiled: bool, group: str = "layers2d", graphed: bool = False) -> list[Setting]:
+def settings(device: torch.device, compiled: bool, group: str = "layers2d") -> list[Setting]:
     """Arithmetic for the rows of a group, float32 on a CPU; compiled besides on request.
 
     On a GPU layers take float32, TF32 and bfloat16 in both memory formats, networks all but float32, and sweeps, for
