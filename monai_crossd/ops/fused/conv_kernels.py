@@ -25,41 +25,20 @@ read ``x`` again, and blocks of pixels ``k``, is left to the L2 cache: programs 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # the module imports everywhere; `availability` says where its kernels run
-    triton = None
+from monai_crossd.ops.fused.language import jit, split_dot, tl
 
 __all__ = ["conv_kernel", "mix_kernel", "unmix_m_kernel", "unmix_u_kernel", "wgrad_kernel"]
 
 GEOMETRY = tuple(f"{name}_{axis}" for name in ("stride", "pad", "dil", "tap_step") for axis in "hw")
 
 
-def _jit(*plain: str) -> Callable[[Callable], Any]:
-    """``triton.jit`` if there is one; the arguments named ``plain`` make no variants of the compiled kernel."""
-    return (lambda kernel: kernel) if triton is None else triton.jit(do_not_specialize=plain)
-
-
-@_jit()
+@jit()
 def _dot(a, b, acc, PRECISION: tl.constexpr):
-    """``acc + a b``. ``split``: float32 as two bfloat16 each, of whose products three carry more than TF32 does."""
-    if PRECISION == "split":
-        a_high, b_high = a.to(tl.bfloat16), b.to(tl.bfloat16)
-        a_low = (a - a_high.to(tl.float32)).to(tl.bfloat16)
-        b_low = (b - b_high.to(tl.float32)).to(tl.bfloat16)
-        acc = tl.dot(a_high, b_high, acc)
-        acc = tl.dot(a_high, b_low, acc)
-        acc = tl.dot(a_low, b_high, acc)
-    else:
-        acc = tl.dot(a, b, acc, input_precision=PRECISION)
-    return acc
+    """``acc + a b``; ``split`` stands for :func:`split_dot`."""
+    return split_dot(a, b, acc) if PRECISION == "split" else tl.dot(a, b, acc, input_precision=PRECISION)
 
 
-@_jit("batch", "share")
+@jit("batch", "share")
 def mix_kernel(
     u, m, k, n_rows, batch, share, rows, red,
     T: tl.constexpr, S: tl.constexpr, TRANSPOSED: tl.constexpr,
@@ -95,7 +74,7 @@ def mix_kernel(
         k_at += T * n_rows
 
 
-@_jit("n_rows", "parts")
+@jit("n_rows", "parts")
 def unmix_u_kernel(
     m, dk, du, n_rows, n_values, parts,
     T: tl.constexpr, S: tl.constexpr, ADD: tl.constexpr,
@@ -123,7 +102,7 @@ def unmix_u_kernel(
     tl.store(du_at, acc.to(du.dtype.element_ty), mask=ok)
 
 
-@_jit("n_rows")
+@jit("n_rows")
 def unmix_m_kernel(
     u, dk, dm, n_rows, n_values, share,
     S: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
@@ -145,7 +124,7 @@ def unmix_m_kernel(
     tl.store(dm_at, acc, mask=r_ok & s_ok)
 
 
-@_jit()
+@jit()
 def _taps(first, stride, pad, dil, tap_step, K: tl.constexpr, TRANSPOSED: tl.constexpr):
     """One axis: pixel ``u`` reads ``u mul + off + j step`` for tap ``tap + j tap_step``, ``j`` from 0 to ``taps``.
 
@@ -164,7 +143,7 @@ def _taps(first, stride, pad, dil, tap_step, K: tl.constexpr, TRANSPOSED: tl.con
     return mul, off, step, tap, taps
 
 
-@_jit("x_h", "x_w", "y_h", "y_w", *GEOMETRY)
+@jit("x_h", "x_w", "y_h", "y_w", *GEOMETRY)
 def conv_kernel(
     x, k, y, rows, red, groups, y_h, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, tap_step_h, tap_step_w,
@@ -237,7 +216,7 @@ def conv_kernel(
     tl.store(y_at, acc.to(y.dtype.element_ty), mask=(p < n_pix)[:, None] & (m < rows)[None, :])
 
 
-@_jit("n_pix", "x_h", "x_w", "stride_h", "stride_w", "pad_h", "pad_w", "dil_h", "dil_w", "share", "parts")
+@jit("n_pix", "x_h", "x_w", "stride_h", "stride_w", "pad_h", "pad_w", "dil_h", "dil_w", "share", "parts")
 def wgrad_kernel(
     x, dy, dk, rows, red, groups, n_pix, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, share, parts,

@@ -83,7 +83,7 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def _of_pixels(dtype: torch.dtype) -> str:
-    """The same for sums over pixels: TF32 wants them side by side in memory, where channels are, 16-bit data do not."""
+    """The same for sums over pixels, for which TF32 is left to :func:`split_dot`."""
     return "split" if dtype == torch.float32 and precision(dtype) == "tf32" else precision(dtype)
 
 

@@ -7,18 +7,12 @@ Moved, in float32: ``4 B`` numbers read and ``B K^5`` written, backward the othe
 
 from __future__ import annotations
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # the kernels below are then functions that nobody calls
-    triton = tl = None
+from monai_crossd.ops.fused.language import jit, tl
 
 __all__ = ["operator_grad_kernel", "operator_kernel"]
 
-_jit = triton.jit if triton is not None else lambda function: function
 
-
-@_jit
+@jit()
 def _axis_and_angle(r_ptr, b):
     """``v``, its norm, ``k = v / (norm + 1e-8)`` and ``tanh(r[3])``."""
     v0, v1, v2 = tl.load(r_ptr + b * 4), tl.load(r_ptr + b * 4 + 1), tl.load(r_ptr + b * 4 + 2)
@@ -30,7 +24,7 @@ def _axis_and_angle(r_ptr, b):
     return v0, v1, v2, norm, scale, v0 * scale, v1 * scale, v2 * scale, tanh
 
 
-@_jit
+@jit()
 def _factor(delta, K: tl.constexpr):
     """Real and imaginary part of an entry of ``D_s`` at ``delta = n - m - s``, and their derivatives to ``s``."""
     TURN: tl.constexpr = 6.283185307179586 / K
@@ -50,7 +44,7 @@ def _factor(delta, K: tl.constexpr):
     return real / K, imag / K, d_real / K, d_imag / K
 
 
-@_jit
+@jit()
 def _factors(entry, s0, s1, s2, K: tl.constexpr):
     """The three factors, each with its derivative, of entries ``(i, k, d, j, m)``, numbered row by row."""
     i, k = entry // (K * K * K * K), entry // (K * K * K) % K
@@ -61,13 +55,13 @@ def _factors(entry, s0, s1, s2, K: tl.constexpr):
     return a, ai, da, dai, b, bi, db, dbi, c, ci, dc, dci
 
 
-@_jit
+@jit()
 def _product(a, ai, b, bi, c, ci):
     """Real part of a product of three complex numbers."""
     return a * (b * c - bi * ci) - ai * (bi * c + b * ci)
 
 
-@_jit
+@jit()
 def operator_kernel(r_ptr, m_ptr, K: tl.constexpr, BLOCK: tl.constexpr):
     """``M`` of one image."""
     b = tl.program_id(0).to(tl.int64)
@@ -81,7 +75,7 @@ def operator_kernel(r_ptr, m_ptr, K: tl.constexpr, BLOCK: tl.constexpr):
         tl.store(m_ptr + b * N + entry, _product(a, ai, c, ci, d, di), mask=entry < N)
 
 
-@_jit
+@jit()
 def operator_grad_kernel(
     r_ptr, dm_ptr, dr_ptr, images, shares, parts, K: tl.constexpr, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr
 ):

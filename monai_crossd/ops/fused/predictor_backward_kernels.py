@@ -7,36 +7,41 @@
 
 from __future__ import annotations
 
+from monai_crossd.ops.fused.language import jit, split_dot, tl
 from monai_crossd.ops.fused.predictor_tiles import (
     _dot,
     _feature_gradients,
     _features,
-    _jit,
     _of_image,
     _offsets,
     _pixels,
     _project,
     _rows,
     _vector,
-    tl,
 )
 
 __all__ = ["input_gradient_kernel", "parameter_gradient_kernel", "parameter_sums_kernel", "weight_gradient_kernel"]
 
 
-@_jit
+@jit()
 def _dot_of_pixels(a, b, PRECISION: tl.constexpr):
-    """``a b`` summed over pixels: TF32 wants those side by side in memory, three products of bfloat16 do not."""
+    """``a b`` summed over pixels."""
     if PRECISION == "tf32" and a.dtype == tl.float32:
-        a_high, b_high = a.to(tl.bfloat16), b.to(tl.bfloat16)
-        a_low, b_low = (a - a_high.to(tl.float32)).to(tl.bfloat16), (b - b_high.to(tl.float32)).to(tl.bfloat16)
-        y = tl.dot(a_low, b_high, tl.dot(a_high, b_low, tl.dot(a_high, b_high)))
+        y = split_dot(a, b, tl.zeros((a.shape[0], b.shape[1]), tl.float32))
     else:
         y = _dot(a, b, PRECISION)
     return y
 
 
-@_jit
+@jit()
+def _share(program, run, tiles, all_tiles):
+    """A program's first tile and the one behind its last; of its first image the number and first tile; its images."""
+    first, last = program * run, tl.minimum(program * run + run, all_tiles)
+    b = first // tiles
+    return first, last, b.to(tl.int64), b * tiles, (last + tiles - 1) // tiles - b
+
+
+@jit()
 def parameter_sums_kernel(
     x_ptr, w1_ptr, h_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, part_ptr,
     B, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
@@ -50,9 +55,8 @@ def parameter_sums_kernel(
     gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
     none = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)  # pixels are added up at the end
     sum_dy, sum_dy_xhat, dw0, dw1, dw2, dw3 = none, none, none, none, none, none
-    first, last = program * run, tl.minimum(program * run + run, all_tiles)
-    b, start = (first // tiles).to(tl.int64), first // tiles * tiles
-    for _number in range(first // tiles, (last + tiles - 1) // tiles):
+    first, last, b, start, images = _share(program, run, tiles, all_tiles)
+    for _number in range(images):
         image = _of_image(dr_ptr, soft_ptr, B, b)
         for tile in range(tl.maximum(first - start, 0), tl.minimum(last - start, tiles)):
             p = _pixels(tile, BLOCK_P, WIDE)
@@ -82,7 +86,7 @@ def parameter_sums_kernel(
     tl.store(part + 5 * every, tl.sum(dw3, axis=0), mask=n < N)
 
 
-@_jit
+@jit()
 def parameter_gradient_kernel(
     part_ptr, dr_ptr, stats_ptr, gamma_ptr, sums_ptr, db1_ptr, dgamma_ptr, dbeta_ptr, dw2_ptr, db2_ptr,
     B, N, parts, TRAINING: tl.constexpr, BLOCK_T: tl.constexpr,
@@ -113,7 +117,7 @@ def parameter_gradient_kernel(
         tl.store(db2_ptr + j, db2)
 
 
-@_jit
+@jit()
 def input_gradient_kernel(
     x_ptr, w1_ptr, h_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, sums_ptr,
     dx_ptr, part_ptr, sum_x_ptr, sum_dh_ptr,
@@ -141,9 +145,8 @@ def input_gradient_kernel(
     dw1 = tl.zeros((BLOCK_C, BLOCK_N), dtype=tl.float32)
     sum_x = tl.zeros((BLOCK_C,), dtype=tl.float32)
     sum_dh = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    first, last = program * run, tl.minimum(program * run + run, all_tiles)
-    b, start = (first // tiles).to(tl.int64), first // tiles * tiles
-    for _number in range(first // tiles, (last + tiles - 1) // tiles):
+    first, last, b, start, images = _share(program, run, tiles, all_tiles)
+    for _number in range(images):
         image = _of_image(dr_ptr, soft_ptr, B, b)
         for tile in range(tl.maximum(first - start, 0), tl.minimum(last - start, tiles)):
             p = _pixels(tile, BLOCK_P, WIDE)
@@ -187,7 +190,7 @@ def input_gradient_kernel(
             tl.store(sum_dh_ptr + program * N + n, sum_dh, mask=n < N)
 
 
-@_jit
+@jit()
 def weight_gradient_kernel(
     part_ptr, sum_x_ptr, sum_dh_ptr, dw1_ptr, B, P, C, N, parts,
     TRAINING: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,

@@ -36,7 +36,8 @@ use ``tf32x3``, which keeps about float32's accuracy on the matrix units.
 
 from __future__ import annotations
 
-from monai_crossd.ops.fused.predictor_tiles import _features, _jit, _pixels, _project, _rows, _vector, tl, triton
+from monai_crossd.ops.fused.language import jit, tl, triton
+from monai_crossd.ops.fused.predictor_tiles import _features, _pixels, _project, _rows, _vector
 
 __all__ = ["combine_kernel", "pool_kernel", "project_kernel", "statistics_kernel"]
 
@@ -44,7 +45,7 @@ if triton is not None:
     LOWEST = tl.constexpr(-1e38)  # a maximum of nothing: differences of it stay finite
 
 
-@_jit
+@jit()
 def _softened(inside, f, top, total, weighted):
     """Every pixel's own running maximum, sum of exponentials and weighted sum, with one value more."""
     higher = tl.maximum(top, tl.where(inside, f, top))
@@ -53,7 +54,7 @@ def _softened(inside, f, top, total, weighted):
     return higher, total * shrink + e, weighted * shrink + e * f
 
 
-@_jit
+@jit()
 def _joined(top, total, weighted):
     """Those of many pixels, or parts, as one."""
     highest = tl.max(top, axis=0)
@@ -61,7 +62,7 @@ def _joined(top, total, weighted):
     return highest, tl.sum(total * scale, axis=0), tl.sum(weighted * scale, axis=0)
 
 
-@_jit
+@jit()
 def _store_pooled(r_ptr, soft_ptr, b2_ptr, B, b, j, top, total, weighted):
     """``r`` and what backward needs of the softmax: its maximum, one over its sum, and ``r - b2``."""
     r = weighted / total
@@ -71,7 +72,7 @@ def _store_pooled(r_ptr, soft_ptr, b2_ptr, B, b, j, top, total, weighted):
     tl.store(soft_ptr + (2 * B + b) * 4 + j, r)
 
 
-@_jit
+@jit()
 def _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, j, top, total, weighted, LAST: tl.constexpr):
     """One feature of a program: its part of an image, or all of it."""
     top, total, weighted = _joined(top, total, weighted)
@@ -83,7 +84,7 @@ def _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, j, top, total, weighted, LAST: 
         tl.store(part + 8 + j, weighted)
 
 
-@_jit
+@jit()
 def project_kernel(
     x_ptr, w1_ptr, h_ptr, part_ptr, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
     STORE: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
@@ -119,7 +120,7 @@ def project_kernel(
     tl.store(part_ptr + (1 + N + n) * programs + program, squares, mask=n < N)
 
 
-@_jit
+@jit()
 def statistics_kernel(
     part_ptr, b1_ptr, stats_ptr, running_mean_ptr, running_var_ptr, batches_ptr, N, parts, eps, momentum,
     TRACK: tl.constexpr, CUMULATIVE: tl.constexpr, BLOCK_T: tl.constexpr,
@@ -161,7 +162,7 @@ def statistics_kernel(
             tl.store(batches_ptr, tl.load(batches_ptr) + 1)
 
 
-@_jit
+@jit()
 def pool_kernel(
     x_ptr, w1_ptr, b1_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, w2_ptr, b2_ptr,
     h_ptr, stats_ptr, part_ptr, r_ptr, soft_ptr, B, P, C, W, N, sb, sc, sh, sw, tiles, run, programs, eps,
@@ -214,7 +215,7 @@ def pool_kernel(
     _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, 3, top3, total3, weighted3, LAST)
 
 
-@_jit
+@jit()
 def combine_kernel(part_ptr, b2_ptr, r_ptr, soft_ptr, B, programs, BLOCK_T: tl.constexpr):
     """One image: ``r`` from the maxima, sums and weighted sums of its programs, (B, programs, 3, 4)."""
     b, j = tl.program_id(0).to(tl.int64), tl.program_id(1)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # the kernels are then functions that nobody calls
-    triton = tl = None
-
-_jit = triton.jit if triton is not None else lambda function: function
+from monai_crossd.ops.fused.language import jit, tl
 
 
-@_jit
+@jit()
 def _pixels(tile, BLOCK_P: tl.constexpr, WIDE: tl.constexpr):
     """Numbers of a tile's pixels in their image, in 64 bits where an image has 2**31 elements or more."""
     p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -20,7 +14,7 @@ def _pixels(tile, BLOCK_P: tl.constexpr, WIDE: tl.constexpr):
     return p
 
 
-@_jit
+@jit()
 def _offsets(p, c, W, sc, sh, sw, FLAT: tl.constexpr, WIDE: tl.constexpr):
     """Where pixels ``p`` and channels ``c`` of an image lie, (BLOCK_P, BLOCK_C) elements from its first."""
     if WIDE:
@@ -29,13 +23,13 @@ def _offsets(p, c, W, sc, sh, sw, FLAT: tl.constexpr, WIDE: tl.constexpr):
     return pixel[:, None] + c[None, :] * sc
 
 
-@_jit
+@jit()
 def _vector(pointer, n, N):
     """``N`` numbers as float32, zeros behind them."""
     return tl.load(pointer + n, mask=n < N, other=0.0).to(tl.float32)
 
 
-@_jit
+@jit()
 def _rows(pointer, n, N):
     """The four rows of ``W2``, each (N,) as float32, zeros behind them."""
     return (
@@ -44,7 +38,7 @@ def _rows(pointer, n, N):
     )  # fmt: skip
 
 
-@_jit
+@jit()
 def _dot(a, b, PRECISION: tl.constexpr):
     """``a b`` in float32; Triton's interpreter, for which ``ieee`` is, knows no product of bfloat16."""
     if PRECISION == "ieee":
@@ -53,7 +47,7 @@ def _dot(a, b, PRECISION: tl.constexpr):
     return tl.dot(a, b, input_precision=PRECISION)
 
 
-@_jit
+@jit()
 def _project(
     x_ptr, w1_ptr, p, P, C, W, N, sc, sh, sw,
     FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
@@ -72,7 +66,7 @@ def _project(
     return h
 
 
-@_jit
+@jit()
 def _features(h, mean, invstd, gamma, beta, w2):
     """``xhat``, ``y`` and ``z = relu(y)``, all (BLOCK_P, BLOCK_N), and ``f``, four times (BLOCK_P,).
 
@@ -88,14 +82,14 @@ def _features(h, mean, invstd, gamma, beta, w2):
     return xhat, y, z, f
 
 
-@_jit
+@jit()
 def _of_feature(dr_ptr, soft_ptr, B, at):
     """What ``df`` of one feature and one image depends on, which are ``at`` in (B, 4)."""
     top, scale, r = tl.load(soft_ptr + at), tl.load(soft_ptr + 4 * B + at), tl.load(soft_ptr + 8 * B + at)
     return top, scale * tl.load(dr_ptr + at), r
 
 
-@_jit
+@jit()
 def _of_image(dr_ptr, soft_ptr, B, b):
     """The same of all four features."""
     return (
@@ -104,13 +98,13 @@ def _of_image(dr_ptr, soft_ptr, B, b):
     )  # fmt: skip
 
 
-@_jit
+@jit()
 def _feature_gradient(inside, f, top, scale, r):
     """``df`` of one feature, zero outside of the image."""
     return tl.where(inside, tl.exp(tl.where(inside, f - top, 0.0)) * scale * (1.0 + (f - r)), 0.0)
 
 
-@_jit
+@jit()
 def _feature_gradients(inside, y, f, image, w2):
     """``df``, four times (BLOCK_P,), and ``dy`` (BLOCK_P, BLOCK_N), zero outside of the image."""
     df = (

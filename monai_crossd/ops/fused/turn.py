@@ -1,26 +1,19 @@
-"""Images of any strides as channels_last, by a Triton kernel: torch's copy takes four times as long on an H200."""
+"""Images of any strides as channels_last, by a launch that is recorded with the others."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from .language import jit, tl
 from .replay import launch
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # the kernel below is then a function that nobody calls
-    triton = tl = None
-
 __all__ = ["channels_last"]
-
-_jit = triton.jit if triton is not None else lambda function: function
 
 BLOCK = 64  # channels and pixels of a tile: rows of 128 bytes at least, which is what memory hands out at once
 
 
-@_jit
+@jit()
 def turn_kernel(x_ptr, y_ptr, P, C, W, tiles_p, tiles_c, sb, sc, sh, sw, FLAT: tl.constexpr, BLOCK: tl.constexpr):
     """``y[b, p, c] = x[b, c, p]`` for a tile of an image; ``FLAT`` where one stride steps through all pixels."""
     program = tl.program_id(0)

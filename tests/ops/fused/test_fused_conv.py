@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from monai_crossd.ops import shift_operator
-from monai_crossd.ops.fused import availability, conv_kernels
+from monai_crossd.ops.fused import availability, conv_kernels, language
 from monai_crossd.ops.fused import conv as fused_conv
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.conv import fused_conv2d
@@ -27,7 +27,7 @@ DEVICE = "cuda" if GPU else "cpu"
 pytestmark = pytest.mark.usefixtures("ieee")
 needs_kernels = pytest.mark.skipif(
     not available(torch.empty(0, device=DEVICE)),
-    reason="Triton is missing" if conv_kernels.triton is None else "neither a GPU nor TRITON_INTERPRET=1",
+    reason="Triton is missing" if language.triton is None else "neither a GPU nor TRITON_INTERPRET=1",
 )
 ROUNDING = {"ieee": 1e-5, "tf32": 2e-3, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
@@ -43,7 +43,7 @@ def poisoned():
 @pytest.fixture(autouse=True)
 def products_of_bfloat16(monkeypatch):
     """Triton's interpreter keeps bfloat16 as 16-bit integers and multiplies those; here it widens them first."""
-    if conv_kernels.triton is None or GPU:
+    if language.triton is None or GPU:
         return
     from triton.language import bfloat16, float32
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -343,14 +343,21 @@ def test_errors_say_what_does_not_fit(change, message):
         fused_conv2d(**(arguments | change))
 
 
+def loaded(file):
+    """A module of its own, made from the file of another."""
+    spec = importlib.util.spec_from_file_location("without_triton", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_without_triton(monkeypatch):
     """The module of kernels imports, and the error names another way."""
     monkeypatch.setattr(availability, "_TRITON", False)
     monkeypatch.setitem(sys.modules, "triton", None)
-    spec = importlib.util.spec_from_file_location("kernels_without_triton", conv_kernels.__file__)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.triton is None and callable(module.conv_kernel)
+    without = loaded(language.__file__)
+    monkeypatch.setitem(sys.modules, language.__name__, without)
+    assert without.triton is None and callable(loaded(conv_kernels.__file__).conv_kernel)
     x, U, M = make()
     assert not available(x)
     with pytest.raises(RuntimeError, match=r"needs Triton and a GPU, got `x` on .*; choose backend 'grouped'"):

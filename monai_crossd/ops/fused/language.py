@@ -1,0 +1,36 @@
+"""What kernels are written in: Triton where it is installed, and what they share.
+
+Without Triton the modules of kernels import all the same; ``availability`` says where kernels run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # kernels are then functions that nobody calls
+    triton = tl = None
+
+__all__ = ["jit", "split_dot", "tl", "triton"]
+
+
+def jit(*plain: str) -> Callable[[Callable], Any]:
+    """``triton.jit`` if there is one; the arguments named ``plain`` make no variants of the compiled kernel."""
+    return (lambda kernel: kernel) if triton is None else triton.jit(do_not_specialize=plain)
+
+
+@jit()
+def split_dot(a, b, acc):
+    """``acc + a b`` of float32, each as two bfloat16, of whose products three carry more than TF32 does.
+
+    For sums over pixels: TF32 wants these side by side in memory, where channels are.
+    """
+    a_high, b_high = a.to(tl.bfloat16), b.to(tl.bfloat16)
+    a_low = (a - a_high.to(tl.float32)).to(tl.bfloat16)
+    b_low = (b - b_high.to(tl.float32)).to(tl.bfloat16)
+    acc = tl.dot(a_high, b_high, acc)
+    acc = tl.dot(a_high, b_low, acc)
+    return tl.dot(a_low, b_high, acc)
