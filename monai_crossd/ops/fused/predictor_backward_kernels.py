@@ -35,10 +35,15 @@ def _dot_of_pixels(a, b, PRECISION: tl.constexpr):
 
 @jit()
 def _share(program, run, tiles, all_tiles):
-    """A program's first tile and the one behind its last; of its first image the number and first tile; its images."""
+    """A program's first tile and the one behind its last, and its first image and the one behind its last."""
     first, last = program * run, tl.minimum(program * run + run, all_tiles)
-    b = first // tiles
-    return first, last, b.to(tl.int64), b * tiles, (last + tiles - 1) // tiles - b
+    return first, last, first // tiles, (last + tiles - 1) // tiles
+
+
+@jit()
+def _part(first, last, image, tiles):
+    """The same tiles within one image."""
+    return tl.maximum(first - image * tiles, 0), tl.minimum(last - image * tiles, tiles)
 
 
 @jit()
@@ -55,10 +60,12 @@ def parameter_sums_kernel(
     gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
     none = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)  # pixels are added up at the end
     sum_dy, sum_dy_xhat, dw0, dw1, dw2, dw3 = none, none, none, none, none, none
-    first, last, b, start, images = _share(program, run, tiles, all_tiles)
-    for _number in range(images):
+    first, last, first_image, last_image = _share(program, run, tiles, all_tiles)
+    for number in range(first_image, last_image):  # all from this number: Triton 3.6 takes sums of steps as constant
+        b = number.to(tl.int64)
         image = _of_image(dr_ptr, soft_ptr, B, b)
-        for tile in range(tl.maximum(first - start, 0), tl.minimum(last - start, tiles)):
+        first_tile, last_tile = _part(first, last, number, tiles)
+        for tile in range(first_tile, last_tile):
             p = _pixels(tile, BLOCK_P, WIDE)
             if LOAD:
                 inside = (p[:, None] < P) & (n[None, :] < N)
@@ -75,8 +82,6 @@ def parameter_sums_kernel(
             dw1 += df[1][:, None] * z
             dw2 += df[2][:, None] * z
             dw3 += df[3][:, None] * z
-        b += 1
-        start += tiles
     part, every = part_ptr + n * programs + program, N * programs
     tl.store(part, tl.sum(sum_dy, axis=0), mask=n < N)
     tl.store(part + every, tl.sum(sum_dy_xhat, axis=0), mask=n < N)
@@ -145,10 +150,12 @@ def input_gradient_kernel(
     dw1 = tl.zeros((BLOCK_C, BLOCK_N), dtype=tl.float32)
     sum_x = tl.zeros((BLOCK_C,), dtype=tl.float32)
     sum_dh = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    first, last, b, start, images = _share(program, run, tiles, all_tiles)
-    for _number in range(images):
+    first, last, first_image, last_image = _share(program, run, tiles, all_tiles)
+    for number in range(first_image, last_image):  # all from this number: Triton 3.6 takes sums of steps as constant
+        b = number.to(tl.int64)
         image = _of_image(dr_ptr, soft_ptr, B, b)
-        for tile in range(tl.maximum(first - start, 0), tl.minimum(last - start, tiles)):
+        first_tile, last_tile = _part(first, last, number, tiles)
+        for tile in range(first_tile, last_tile):
             p = _pixels(tile, BLOCK_P, WIDE)
             on_tile = (p[:, None] < P) & (c[None, :] < C)
             x = tl.load(x_ptr + b * sb + _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), mask=on_tile, other=0.0)
@@ -180,8 +187,6 @@ def input_gradient_kernel(
             if NEED_DX:
                 dx += _dot(dh, w1, PRECISION) * size
                 tl.store(dx_tile, dx.to(dx_ptr.dtype.element_ty), mask=on_tile)
-        b += 1
-        start += tiles
     part = part_ptr + program.to(tl.int64) * N * C + n[None, :] * C + c[:, None]
     tl.store(part, dw1, mask=(c[:, None] < C) & (n[None, :] < N))
     if TRAINING:

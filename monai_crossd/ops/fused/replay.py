@@ -12,11 +12,14 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from .graphs import Graphs
 
 __all__ = ["forget", "launch", "repeated"]
 
@@ -185,6 +188,7 @@ class _Plan:
         numbers = {number: number for number in range(inputs)}
         numbers |= {buffer: inputs + i for i, (buffer, _) in enumerate(fresh) if buffer >= 0}
         self.device = recorder.inputs[0].device
+        self.graphs = Graphs()
         self.fresh = [(tuple(output.shape), output.stride(), output.dtype) for _, output in fresh]
         order = iter(range(inputs, inputs + len(fresh)))
         self.results = [next(order) if buffer >= inputs or buffer < 0 else buffer for buffer, _ in results]
@@ -213,10 +217,10 @@ class _Plan:
         if device.type != "cuda":
             self._interpret(addresses)
         elif torch.cuda.current_device() == device.index:
-            self._launch(addresses, torch._C._cuda_getCurrentRawStream(device.index))
+            self.graphs.launch(tuple(addresses), device, partial(self._launch, addresses))
         else:
             with torch.cuda.device(device):
-                self._launch(addresses, torch._C._cuda_getCurrentRawStream(device.index))
+                self.graphs.launch(tuple(addresses), device, partial(self._launch, addresses))
         tensors = [*inputs, *fresh]
         return [tensors[number] for number in self.results]
 
