@@ -15,7 +15,7 @@ from torch import Tensor
 from .availability import available
 
 __all__ = [
-    "BUDGET", "check_images", "convolve", "empty_images", "empty_weight_grad", "fused_conv2d",
+    "BUDGET", "check_images", "chosen_way", "convolve", "empty_images", "empty_weight_grad", "fused_conv2d",
     "gradients", "is_channels_last", "mixed", "output_size",
 ]  # fmt: skip
 
@@ -121,16 +121,35 @@ def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
 
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     """What the operator does, without its dispatch."""
-    from .dense import convolve_each, is_dense
+    from .columns import convolve_columns
+    from .dense import convolve_each
     from .turn import channels_last
 
-    shape = (x.shape[0], U.shape[0], *output_size(x, U, stride, padding, dilation))
-    y, U, M = empty_images(x, shape, is_channels_last(x)), U.contiguous(), M.contiguous()
-    if is_dense(x, U, shape[2] * shape[3]):
+    size, last, U, M = output_size(x, U, stride, padding, dilation), is_channels_last(x), U.contiguous(), M.contiguous()
+    way = chosen_way(x, U, size, groups)
+    if way == "columns":
+        return convolve_columns(x, U, M, size, last, stride, padding, dilation)
+    y = empty_images(x, (len(x), len(U), *size), last)
+    if way == "dense":
         convolve_each(x, mixed(x, U, M, groups), y, stride, padding, dilation, groups)
     else:
         convolve(channels_last(x), U, M, y, stride, padding, dilation, groups)
     return y
+
+
+def chosen_way(x: Tensor, U: Tensor, size: tuple[int, int], groups: int) -> str:
+    """How images are convolved, by the size of an output image: the one place where that is chosen.
+
+    ``"columns"`` where an image is smaller than its kernel, ``"dense"`` where it fills a GPU by itself, for which the
+    library's convolution is called once an image, and ``"kernels"`` for all else.
+    """
+    from .columns import is_small
+    from .dense import is_dense
+
+    pixels = size[0] * size[1]
+    if len(x) > 0 and is_small(U, pixels, groups):
+        return "columns"
+    return "dense" if is_dense(x, U, pixels) else "kernels"
 
 
 def mixed(x, U, M, groups) -> Tensor:
@@ -153,12 +172,19 @@ def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
 
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
+    from .columns import gradients_of_columns
     from .turn import channels_last
 
     dx, dU, dM = _empty_grads(x, U, M, need)
     if len(x) == 0:
         return dx, dU.zero_().to(U.dtype), dM
-    dy, x, U, M = channels_last(dy.to(x.dtype)), channels_last(x), U.contiguous(), M.contiguous()
+    dy, U, M = dy.to(x.dtype), U.contiguous(), M.contiguous()
+    if chosen_way(x, U, dy.shape[2:], groups) == "columns":
+        found, parts = gradients_of_columns(dy, x, U, M, dx if need[0] else None, need[1], stride, padding, dilation)
+        for part, of_part in parts if need[2] else ():
+            dM[part] = of_part.sum((0, 2))
+        return dx, dU.to(U.dtype) if found is None else found, dM
+    dy, x = channels_last(dy), channels_last(x)
     wanted = (dx if need[0] else None, dU if need[1] else None)
     for part, of_part in gradients(dy, x, U, M, *wanted, stride, padding, dilation, groups, need[2]):
         if need[2]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ __all__ = ["Graphs"]
 SIGHTINGS = 2  # before a capture, which takes as long as some twenty launches
 MOST = 256  # addresses that are remembered for the same launches
 
-_pools: dict[int, tuple[int, int]] = {}
+_pools: dict[int, Any] = {}
 _streams: dict[int, torch.cuda.Stream] = {}
 
 

@@ -7,9 +7,8 @@ higher derivatives it falls back on torch's own operators.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +19,12 @@ from ..shift import rotation_to_shift, shift_operator, softmax_pool
 from . import conv as fused_conv
 from . import operator as fused_operator
 from . import predictor as fused_predictor
+from .columns import convolve_columns, gradients_of_columns
 from .conv_launch import precision
-from .dense import convolve_each, is_dense
-from .predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
+from .dense import convolve_each
+from .layer_launch import Call, Needs, launch_backward, launch_forward, launch_predictor_backward, operator_of
+from .predictor_launch import Predictor
 from .replay import repeated
-from .turn import channels_last
 
 __all__ = ["fused_layer"]
 
@@ -70,7 +70,7 @@ def fused_layer(
     fused_conv.check_images(x if padded is None else padded, weight, *conv[:3], conv.groups)
     if norm.training != training:
         running = (None, None, None)
-    call = _Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled())
+    call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled())
     return _FusedLayer.apply(x, padded, weight, *net, *running, call)
 
 
@@ -89,73 +89,92 @@ def _in_graph(
     return fused_conv.fused_conv2d(x if padded is None else padded, weight, operator, *conv[:3], conv.groups)
 
 
-class _Call(NamedTuple):
-    """What a call is told besides tensors."""
-
-    conv: ConvArguments
-    training: bool
-    eps: float
-    momentum: float | None
-    keep: bool  # what backward needs
-
-
 class _FusedLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, batches, call: _Call):  # type: ignore
+    def forward(ctx: Any, x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, batches, call: Call):  # type: ignore
         inputs = (x, padded, U, w1, b1, gamma, beta, w2, b2)
-        last = fused_conv.is_channels_last(x if padded is None else padded)
-        images = x if padded is None else padded
+        images, conv = x if padded is None else padded, call.conv
+        last = fused_conv.is_channels_last(images)
         U, *net = _contiguous(inputs[2:])
         running = () if mean is None else (mean, var, batches)
-        dense = is_dense(images, U, math.prod(fused_conv.output_size(images, U, *call.conv[:3])))
+        size = fused_conv.output_size(images, U, *conv[:3])
+        way = fused_conv.chosen_way(images, U, size, conv.groups)
 
         def launches(x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-            return _forward(x, images, last, dense, U, Predictor(*rest[:6]), rest[6:], call)
+            return launch_forward(x, images, last, way, U, Predictor(*rest[:6]), rest[6:], call)
 
-        key = ("forward", call, last, dense, *_images(x, images), *_parameters(U, *net, *running))
-        y, h, state, *kernels = repeated(key, launches, x, images, U, *net, *running)
-        if dense:
-            convolve_each(images, kernels[0], y, *call.conv[:3], call.conv.groups)
+        key = ("forward", call, last, way, *_images(x, images), *_parameters(U, *net, *running))
+        h, state, *rest = repeated(key, launches, x, images, U, *net, *running)
+        if way == "columns":
+            y = convolve_columns(images, U, operator_of(state, images, U), size, last, *conv[:3])
+        elif way == "dense":
+            y = fused_conv.empty_images(images, (len(images), len(U), *size), last)
+            convolve_each(images, rest[0], y, *conv[:3], conv.groups)
+        else:
+            (y,) = rest
         if call.keep:
             statistics = (None, None) if call.training else (mean, var)  # in training they change before backward
             ctx.save_for_backward(*inputs, h, state, *statistics)  # not what was turned: memory is dearer than that
-            ctx.call, ctx.last = call, last
+            ctx.call, ctx.way = call, way
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         *inputs, h, state, mean, var = ctx.saved_tensors
-        call, last, padded = ctx.call, ctx.last, inputs[1] is not None
+        call, padded = ctx.call, inputs[1] is not None
         of_x, of_padded, of_weight = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a graph of the gradients is wanted
             return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None, None, None
         x, images = inputs[0], inputs[1] if padded else inputs[0]
         U, *net = _contiguous(inputs[2:])
         dy = dy if dy.dtype == x.dtype else dy.to(x.dtype)
-        needs = _Needs(of_x, of_padded if padded else of_x, of_weight)
+        needs = Needs(of_x, of_padded if padded else of_x, of_weight)
+        key = (call, needs, *_images(x, images), *_parameters(U, *net))
+        by = _gradients_by_columns if ctx.way == "columns" else _gradients
+        dimages, dx, dU, *of_net = by(key, dy, x, images, U, net, h, state, call, needs)
+        return *((dx, dimages) if padded else (dimages, None)), dU, *of_net, None, None, None, None
 
-        def launches(dy: Tensor, x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-            h, state = rest[6:]
-            return _backward(dy, x, images, last, U, Predictor(*rest[:6]), h, state, call, needs)
 
-        key = ("backward", call, last, needs, dy.stride(), *_images(x, images), *_parameters(U, *net))
-        found = iter(repeated(key, launches, dy, x, images, U, *net, h, state))
-        dimages = next(found) if needs.images else None
-        dx = next(found) if padded and of_x else None
-        dU = next(found) if of_weight else None
-        return *((dx, dimages) if padded else (dimages, None)), dU, *found, None, None, None, None
+def _gradients(
+    key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], h: Tensor, state: Tensor,
+    call: Call, needs: Needs,
+) -> list[Tensor | None]:  # fmt: skip
+    """Gradients to images, ``x`` if that is another tensor, ``U`` and the predictor; those not needed are ``None``."""
+
+    def launches(dy: Tensor, x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
+        h, state = rest[6:]
+        return launch_backward(dy, x, images, U, Predictor(*rest[:6]), h, state, call, needs)
+
+    found = iter(repeated(("backward", dy.stride(), key), launches, dy, x, images, U, *net, h, state))
+    dimages = next(found) if needs.images else None
+    dx = next(found) if images is not x and needs.x else None
+    return [dimages, dx, next(found) if needs.weight else None, *found]
+
+
+def _gradients_by_columns(
+    key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], h: Tensor, state: Tensor,
+    call: Call, needs: Needs,
+) -> list[Tensor | None]:  # fmt: skip
+    """The same for images that were convolved by columns."""
+    operator = operator_of(state, images, U)
+    last, same = fused_conv.is_channels_last(images), images is x
+    dimages = fused_conv.empty_images(images, images.shape, last) if needs.images else None
+    dU, parts = gradients_of_columns(dy, images, U, operator, dimages, needs.weight, *call.conv[:3])
+    written = [dimages] if same and dimages is not None else []
+
+    def launches(x: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
+        (h, state), sums, dx = rest[6:8], zip(slices, rest[8:], strict=False), rest[8 + len(slices) :]
+        return launch_predictor_backward(sums, x, U, Predictor(*rest[:6]), h, state, call, needs, same, dx)
+
+    slices = [part for part, _ in parts]
+    inputs = (x, U, *net, h, state, *(sums for _, sums in parts), *written)
+    found = iter(repeated(("predictor backward", key), launches, *inputs))
+    dx = next(found) if not same and needs.x else None
+    return [dimages, dx, dU, *found]
 
 
 def _contiguous(parameters: Sequence[Tensor]) -> Iterator[Tensor]:
     return (t if t.is_contiguous() else t.contiguous() for t in parameters)
-
-
-class _Needs(NamedTuple):
-    """Which gradients are wanted besides the predictor's."""
-
-    x: bool
-    images: bool
-    weight: bool
 
 
 def _images(x: Tensor, images: Tensor) -> tuple[Any, ...]:
@@ -169,75 +188,8 @@ def _parameters(U: Tensor, w1: Tensor, *others: Tensor) -> tuple[Any, ...]:
     return U.shape, U.dtype, w1.shape, w1.dtype, *[t.dtype for t in others]
 
 
-def _forward(
-    x: Tensor, images: Tensor, last: bool, dense: bool, U: Tensor, net: Predictor, running: tuple[Tensor, ...],
-    call: _Call,
-) -> list[Tensor]:  # fmt: skip
-    """``y``, and for backward ``h`` and the state, by launches alone; dense, ``y`` is empty and kernels come fourth."""
-    conv, size, count, same = call.conv, U.shape[-1], len(x), images is x
-    images = images if dense else channels_last(images)
-    x = images if same else channels_last(x)
-    h = x.new_empty(shape_h(x, len(net.w1), call.keep))
-    shapes = _state_shapes(x, U, net, call.training)
-    state = x.new_empty(_state_size(shapes), dtype=torch.float32)
-    operator, r, stats, soft = _split(state, shapes)
-    statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
-    write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
-    fused_operator.write_operator(r, operator, size)
-    y = fused_conv.empty_images(x, (count, len(U), *fused_conv.output_size(images, U, *conv[:3])), last)
-    if dense:
-        return [y, h, state, fused_conv.mixed(images, U, operator, conv.groups)]
-    fused_conv.convolve(images, U, operator, y, *conv[:3], conv.groups)
-    return [y, h, state]
-
-
-def _backward(
-    dy: Tensor, x: Tensor, images: Tensor, last: bool, U: Tensor, net: Predictor, h: Tensor, state: Tensor,
-    call: _Call, needs: _Needs,
-) -> list[Tensor]:  # fmt: skip
-    """Gradients, those to images, ``x`` and ``U`` where needed, by launches alone."""
-    conv, same = call.conv, images is x
-    x, dy = channels_last(x), channels_last(dy)
-    images = x if same else channels_last(images)
-    operator, r, stats, soft = _split(state, _state_shapes(x, U, net, call.training))
-    dimages = fused_conv.empty_images(x, images.shape, last) if needs.images else None
-    dU = fused_conv.empty_weight_grad(images, U) if needs.weight else None
-    dr = torch.empty_like(r)
-    for part, dm in fused_conv.gradients(dy, images, U, operator, dimages, dU, *conv[:3], conv.groups, True):
-        fused_operator.write_gradient(dm, r[part], dr[part], U.shape[-1])
-    grads = empty_grads(net)
-    dx = dimages if same else torch.empty_like(x) if needs.x else None
-    write_gradients(dr, x, h, stats, soft, net, call.training, grads, dx, add=same)
-    found = [dimages, None if same else dx, None if dU is None else dU.to(U.dtype)]
-    return [*(grad for grad in found if grad is not None), *grads]
-
-
-def _state_shapes(x: Tensor, U: Tensor, net: Predictor, training: bool) -> list[tuple[int, ...]]:
-    """Shift operators, ``r``, statistics, and those of the softmax: what forward leaves to backward."""
-    images, size, hidden = len(x), U.shape[-1], len(net.w1)
-    return [(images, size**2, size**3), (images, 4), (4 if training else 2, hidden), (3, images, 4)]
-
-
-def _aligned(numbers: int) -> int:
-    return -(-numbers // 4) * 4  # 16 bytes, what kernels load at once
-
-
-def _state_size(shapes: list[tuple[int, ...]]) -> int:
-    return sum(_aligned(math.prod(shape)) for shape in shapes)
-
-
-def _split(state: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    """The parts of a state: one tensor, since each of its own takes as long to make as a kernel to launch."""
-    parts, start = [], 0
-    for shape in shapes:
-        size = math.prod(shape)
-        parts.append(state[start : start + size].view(shape))
-        start += _aligned(size)
-    return parts
-
-
 def _plain_gradients(
-    dy: Tensor, inputs: list[Tensor], mean: Tensor | None, var: Tensor | None, call: _Call, needed: tuple[bool, ...]
+    dy: Tensor, inputs: list[Tensor], mean: Tensor | None, var: Tensor | None, call: Call, needed: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """Differentiable gradients by torch's own operators."""
     separate = apart(*inputs)

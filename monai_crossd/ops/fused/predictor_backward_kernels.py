@@ -35,9 +35,9 @@ def _dot_of_pixels(a, b, PRECISION: tl.constexpr):
 
 @jit()
 def _share(program, run, tiles, all_tiles):
-    """A program's first tile and the one behind its last, and its first image and the one behind its last."""
+    """A program's first tile and the one behind its last, its first image and how many it has."""
     first, last = program * run, tl.minimum(program * run + run, all_tiles)
-    return first, last, first // tiles, (last + tiles - 1) // tiles
+    return first, last, first // tiles, (last + tiles - 1) // tiles - first // tiles
 
 
 @jit()
@@ -60,11 +60,11 @@ def parameter_sums_kernel(
     gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
     none = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)  # pixels are added up at the end
     sum_dy, sum_dy_xhat, dw0, dw1, dw2, dw3 = none, none, none, none, none, none
-    first, last, first_image, last_image = _share(program, run, tiles, all_tiles)
-    for number in range(first_image, last_image):  # all from this number: Triton 3.6 takes sums of steps as constant
-        b = number.to(tl.int64)
+    first, last, first_image, images = _share(program, run, tiles, all_tiles)
+    for number in range(images):  # all from this number: sums of steps Triton 3.6 takes for constant
+        first_tile, last_tile = _part(first, last, first_image + number, tiles)
+        b = (first_image + number).to(tl.int64)
         image = _of_image(dr_ptr, soft_ptr, B, b)
-        first_tile, last_tile = _part(first, last, number, tiles)
         for tile in range(first_tile, last_tile):
             p = _pixels(tile, BLOCK_P, WIDE)
             if LOAD:
@@ -150,11 +150,11 @@ def input_gradient_kernel(
     dw1 = tl.zeros((BLOCK_C, BLOCK_N), dtype=tl.float32)
     sum_x = tl.zeros((BLOCK_C,), dtype=tl.float32)
     sum_dh = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    first, last, first_image, last_image = _share(program, run, tiles, all_tiles)
-    for number in range(first_image, last_image):  # all from this number: Triton 3.6 takes sums of steps as constant
-        b = number.to(tl.int64)
+    first, last, first_image, images = _share(program, run, tiles, all_tiles)
+    for number in range(images):  # all from this number: sums of steps Triton 3.6 takes for constant
+        first_tile, last_tile = _part(first, last, first_image + number, tiles)
+        b = (first_image + number).to(tl.int64)
         image = _of_image(dr_ptr, soft_ptr, B, b)
-        first_tile, last_tile = _part(first, last, number, tiles)
         for tile in range(first_tile, last_tile):
             p = _pixels(tile, BLOCK_P, WIDE)
             on_tile = (p[:, None] < P) & (c[None, :] < C)

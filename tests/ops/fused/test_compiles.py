@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_crossd.ops.fused import conv_launch, operator, predictor_launch, turn
-from monai_crossd.ops.fused import layer as fused_layer
+from monai_crossd.ops.fused import columns, conv_launch, operator, predictor_launch, turn
+from monai_crossd.ops.fused.layer_launch import Call, Needs, launch_backward, launch_forward
 from monai_crossd.ops.fused.predictor_launch import Predictor
 from monai_crossd.ops.per_image import ConvArguments
 
@@ -23,7 +23,7 @@ OPTIONS = ("num_warps", "num_stages")
 def launches(monkeypatch):
     """What would be launched."""
     seen = []
-    for module in (operator, conv_launch, predictor_launch, turn):
+    for module in (columns, operator, conv_launch, predictor_launch, turn):
         monkeypatch.setattr(module, "launch", lambda kernel, grid, *args, **named: seen.append((kernel, args, named)))
     return seen
 
@@ -70,10 +70,23 @@ def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, 
     )
     running = (torch.empty(16), torch.empty(16), torch.empty((), dtype=torch.int64))
     conv = ConvArguments((2, 1), (1, 1), (1, 1), groups=1)
-    call = fused_layer._Call(conv, training, 1e-5, 0.1, True)
-    y, h, state = fused_layer._forward(x, x, False, False, U, net, running, call)
-    needs = fused_layer._Needs(True, True, True)
-    fused_layer._backward(torch.empty_like(y), x, x, False, U, net, h, state, call, needs)
+    call, needs = Call(conv, training, 1e-5, 0.1, True), Needs(True, True, True)
+    h, state, y = launch_forward(x, x, False, "kernels", U, net, running, call)
+    launch_backward(torch.empty_like(y), x, x, U, net, h, state, call, needs)
     assert len({kernel for kernel, _, _ in launches}) >= 13
+    for kernel, args, named in launches:
+        assert compile_for_hopper(kernel, args, named)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+@pytest.mark.parametrize("size, dtype", [(3, torch.float32), (3, torch.bfloat16), (2, torch.float16)])
+def test_columns_compile(launches, monkeypatch, size, dtype, tf32):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    monkeypatch.setattr(columns, "repeated", lambda key, function, *inputs: function(*inputs))
+    x, U = torch.randn(2, 16, 7, 7).to(dtype), torch.randn(64, 16, size, size, size)
+    M = torch.randn(2, size**2, size**3)
+    y = columns.convolve_columns(x, U, M, (8 - size + 1, 8 - size + 1), True, (1, 1), (1, 1), (1, 1))
+    columns.gradients_of_columns(y, x, U, M, torch.empty_like(x), True, (1, 1), (1, 1), (1, 1))
+    assert len({kernel for kernel, _, _ in launches}) == 3
     for kernel, args, named in launches:
         assert compile_for_hopper(kernel, args, named)

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from monai_crossd import CrossDConv
 from monai_crossd.ops import shift_operator
-from monai_crossd.ops.fused import dense
-from monai_crossd.ops.fused import layer as fused_layer
+from monai_crossd.ops.fused import conv as fused_conv
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.conv import fused_conv2d
 from monai_crossd.ops.fused.dense import convolve_each, is_dense
@@ -48,9 +47,8 @@ def test_layer_is_the_same_either_way(memory_format, padding_mode, monkeypatch):
     layer = CrossDConv(5, 7, 3, padding=1, padding_mode=padding_mode).to(DEVICE).eval()
     x = torch.randn(2, 5, 9, 8, device=DEVICE).to(memory_format=memory_format)
     found = []
-    for chosen in (False, True):
-        monkeypatch.setattr(fused_layer, "is_dense", lambda *_, chosen=chosen: chosen)
-        monkeypatch.setattr(dense, "is_dense", lambda *_, chosen=chosen: chosen)
+    for chosen in ("kernels", "dense"):
+        monkeypatch.setattr(fused_conv, "chosen_way", lambda *_, chosen=chosen: chosen)
         for _ in range(2):  # recorded, then repeated
             leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
             layer.zero_grad()

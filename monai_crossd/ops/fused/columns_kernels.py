@@ -1,0 +1,109 @@
+"""Triton kernels of mixed columns: what the convolution of small images by one product of matrices needs.
+
+``y[b, o, p] = sum_(c, s) U[o, c, s] z[b, p, c, s]`` with ``z[b, p, c, s] = sum_t M[b, t, s] x[b, c, source(p, t)]``:
+``K`` times the multiplications of a convolution, but no image has a kernel of its own. With the symbols of
+``conv_kernels`` and ``P`` output pixels, moved besides ``x``, ``y`` and ``U`` are ``e B P C S`` for ``z``, written and
+read, and backward twice that for ``z`` again and its gradient, and ``2 e B P C T`` for the gradient to the columns.
+"""
+
+from __future__ import annotations
+
+from monai_crossd.ops.fused.language import jit, tl
+
+__all__ = ["columns_grad_kernel", "columns_kernel", "fold_kernel"]
+
+GEOMETRY = tuple(f"{name}_{axis}" for name in ("stride", "pad", "dil") for axis in "hw")
+
+
+@jit()
+def _columns(
+    x, r, n_rows, channels, y_w, x_h, x_w, x_sc, x_sh, x_sw, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
+    K: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """Columns of an image as (BLOCK_T, rows) in float32, a row ``r`` being an output pixel and a channel."""
+    t = tl.arange(0, BLOCK_T)[:, None]
+    p, c = r // channels, r % channels
+    h = (p // y_w * stride_h - pad_h)[None, :] + t // K * dil_h
+    w = (p % y_w * stride_w - pad_w)[None, :] + t % K * dil_w
+    inside = (r < n_rows)[None, :] & (t < K * K) & (h >= 0) & (h < x_h) & (w >= 0) & (w < x_w)
+    return tl.load(x + (c * x_sc)[None, :] + h * x_sh + w * x_sw, mask=inside, other=0.0).to(tl.float32)
+
+
+@jit()
+def _operator(m, b, K: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
+    """The shift operator of an image, (BLOCK_T, BLOCK_S), zeros behind it."""
+    t, s = tl.arange(0, BLOCK_T)[:, None], tl.arange(0, BLOCK_S)[None, :]
+    inside = (t < K * K) & (s < K * K * K)
+    return tl.load(m + b * (K * K * K * K * K) + t * (K * K * K) + s, mask=inside, other=0.0)
+
+
+@jit("y_w", "x_h", "x_w", *GEOMETRY)
+def columns_kernel(
+    x, m, z, n_rows, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
+    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
+    K: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """``z`` of a block of rows ``(p, c)`` of one image."""
+    b = tl.program_id(1).to(tl.int64)
+    r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    s = tl.arange(0, BLOCK_S)
+    columns = _columns(
+        x + b * x_sb, r, n_rows, channels, y_w, x_h, x_w, x_sc, x_sh, x_sw, stride_h, stride_w, pad_h, pad_w, dil_h,
+        dil_w, K, BLOCK_T,
+    )  # fmt: skip
+    zt = tl.dot(tl.trans(columns), _operator(m, b, K, BLOCK_T, BLOCK_S), input_precision=PRECISION)
+    z_at = z + (b * n_rows + r)[:, None] * (K * K * K) + s[None, :]
+    tl.store(z_at, zt.to(z.dtype.element_ty), mask=(r < n_rows)[:, None] & (s < K * K * K)[None, :])
+
+
+@jit("y_w", "x_h", "x_w", "share", *GEOMETRY)
+def columns_grad_kernel(
+    x, m, dz, e, dm, n_rows, share, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
+    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
+    K: tl.constexpr, NEED_X: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """A share of the rows of one image: ``dm[share, b, t, s]`` and the gradient to the columns, ``e[b, t, r]``."""
+    b = tl.program_id(1).to(tl.int64)
+    s, t = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_T)
+    mt = _operator(m, b, K, BLOCK_T, BLOCK_S)
+    acc = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
+    start = tl.program_id(0) * share
+    for first in range(start, tl.minimum(start + share, n_rows), BLOCK_R):
+        r = first + tl.arange(0, BLOCK_R)
+        r_ok = r < n_rows
+        dz_at = dz + (b * n_rows + r)[:, None] * (K * K * K) + s[None, :]
+        dzt = tl.load(dz_at, mask=r_ok[:, None] & (s < K * K * K)[None, :], other=0.0).to(tl.float32)
+        columns = _columns(
+            x + b * x_sb, r, n_rows, channels, y_w, x_h, x_w, x_sc, x_sh, x_sw, stride_h, stride_w, pad_h, pad_w,
+            dil_h, dil_w, K, BLOCK_T,
+        )  # fmt: skip
+        acc = tl.dot(columns, dzt, acc, input_precision=PRECISION)
+        if NEED_X:
+            et = tl.dot(mt, tl.trans(dzt), input_precision=PRECISION)
+            e_at = e + (b * (K * K) + t)[:, None] * n_rows + r[None, :]
+            tl.store(e_at, et.to(e.dtype.element_ty), mask=r_ok[None, :] & (t < K * K)[:, None])
+    dm_at = dm + ((tl.program_id(0) * tl.num_programs(1) + b) * (K * K) + t)[:, None] * (K * K * K) + s[None, :]
+    tl.store(dm_at, acc, mask=(t < K * K)[:, None] & (s < K * K * K)[None, :])
+
+
+@jit("y_h", "y_w", "x_w", *GEOMETRY)
+def fold_kernel(
+    e, dx, n_values, n_rows, channels, y_h, y_w, x_w, x_sb, x_sc, x_sh, x_sw,
+    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, K: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """``dx`` of a block of pixels and channels of one image: the sum over taps of the columns that read them."""
+    b = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    q, c = at // channels, at % channels
+    h, w = q // x_w, q % x_w
+    acc = tl.zeros((BLOCK,), tl.float32)
+    for t in tl.static_range(K * K):
+        from_h, from_w = h + pad_h - t // K * dil_h, w + pad_w - t % K * dil_w
+        p_h, p_w = from_h // stride_h, from_w // stride_w
+        hit = (from_h >= 0) & (from_w >= 0) & (p_h * stride_h == from_h) & (p_w * stride_w == from_w)
+        hit = hit & (p_h < y_h) & (p_w < y_w) & (at < n_values)
+        row = (b * (K * K) + t) * n_rows + (p_h * y_w + p_w) * channels + c
+        acc += tl.load(e + row, mask=hit, other=0.0).to(tl.float32)
+    dx_at = dx + b * x_sb + c * x_sc + h * x_sh + w * x_sw
+    tl.store(dx_at, acc.to(dx.dtype.element_ty), mask=at < n_values)

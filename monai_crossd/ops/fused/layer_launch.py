@@ -1,0 +1,157 @@
+"""Launches of a whole layer, and the state that its forward pass leaves to its backward pass.
+
+These functions allocate tensors and launch kernels and do nothing else, which is what ``replay`` can record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..per_image import ConvArguments
+from . import conv as fused_conv
+from . import operator as fused_operator
+from .predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
+from .turn import channels_last
+
+__all__ = ["Call", "Needs", "launch_backward", "launch_forward", "launch_predictor_backward", "operator_of"]
+
+
+class Call(NamedTuple):
+    """What a call is told besides tensors."""
+
+    conv: ConvArguments
+    training: bool
+    eps: float
+    momentum: float | None
+    keep: bool  # what backward needs
+
+
+class Needs(NamedTuple):
+    """Which gradients are wanted besides the predictor's."""
+
+    x: bool
+    images: bool
+    weight: bool
+
+
+def launch_forward(
+    x: Tensor, images: Tensor, last: bool, way: str, U: Tensor, net: Predictor, running: tuple[Tensor, ...],
+    call: Call,
+) -> list[Tensor]:  # fmt: skip
+    """What the predictor makes of ``x``, and the convolution of ``images`` as far as launches go.
+
+    Args:
+        x: ``(B, C_in, H, W)`` of any strides.
+        images: what is convolved, ``x`` itself or padded.
+        last: whether the output is channels_last.
+        way: of ``chosen_way``.
+        U: knowledge base, contiguous.
+        net: the predictor.
+        running: its running statistics, if any.
+        call: what the call is told.
+
+    Returns:
+        ``h`` and the state, for backward; then ``y`` for ``"kernels"``, or all kernels for ``"dense"``.
+    """
+    conv, size, same = call.conv, U.shape[-1], images is x
+    x = channels_last(x)
+    h = x.new_empty(shape_h(x, len(net.w1), call.keep))
+    shapes = _state_shapes(x, U, net, call.training)
+    state = x.new_empty(_state_size(shapes), dtype=torch.float32)
+    operator, r, stats, soft = _split(state, shapes)
+    statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
+    write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
+    fused_operator.write_operator(r, operator, size)
+    if way == "columns":
+        return [h, state]
+    if way == "dense":
+        return [h, state, fused_conv.mixed(images, U, operator, conv.groups)]
+    images = x if same else channels_last(images)
+    y = fused_conv.empty_images(x, (len(x), len(U), *fused_conv.output_size(images, U, *conv[:3])), last)
+    fused_conv.convolve(images, U, operator, y, *conv[:3], conv.groups)
+    return [h, state, y]
+
+
+def launch_backward(
+    dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: Predictor, h: Tensor, state: Tensor, call: Call, needs: Needs
+) -> list[Tensor]:
+    """Gradients to ``images``, to ``x`` where that is another tensor, and to ``U``, if needed; then the predictor's."""
+    conv, same, last = call.conv, images is x, fused_conv.is_channels_last(images)
+    x, dy = channels_last(x), channels_last(dy)
+    images = x if same else channels_last(images)
+    operator = operator_of(state, x, U)
+    dimages = fused_conv.empty_images(x, images.shape, last) if needs.images else None
+    dU = fused_conv.empty_weight_grad(images, U) if needs.weight else None
+    sums = fused_conv.gradients(dy, images, U, operator, dimages, dU, *conv[:3], conv.groups, True)
+    dx = [dimages] if same and dimages is not None else []
+    of_predictor = launch_predictor_backward(sums, x, U, net, h, state, call, needs, same, dx)
+    found = [*of_predictor[: len(of_predictor) - len(net)], None if dU is None else dU.to(U.dtype)]
+    return [one for one in (dimages, *found) if one is not None] + of_predictor[-len(net) :]
+
+
+def launch_predictor_backward(
+    sums: Iterable[tuple[slice, Tensor]], x: Tensor, U: Tensor, net: Predictor, h: Tensor, state: Tensor, call: Call,
+    needs: Needs, same: bool, written: Sequence[Tensor],
+) -> list[Tensor]:  # fmt: skip
+    """From the gradient to the operators on.
+
+    Args:
+        sums: parts of the batch, and partial sums of the gradient to their operators.
+        x: as in forward, and so what is not named here.
+        U: see ``x``.
+        net: see ``x``.
+        h: see ``x``.
+        state: see ``x``.
+        call: see ``x``.
+        needs: which gradients are wanted.
+        same: whether ``x`` is what was convolved.
+        written: the gradient to that, if wanted, to which that of the predictor is added.
+
+    Returns:
+        the gradient to ``x`` where that is another tensor and needed, and those to the predictor's parameters.
+    """
+    x = channels_last(x)
+    _, r, stats, soft = _split(state, _state_shapes(x, U, net, call.training))
+    dr = torch.empty_like(r)
+    for part, dm in sums:
+        fused_operator.write_gradient(dm, r[part], dr[part], U.shape[-1])
+    grads = empty_grads(net)
+    own = [torch.empty_like(x)] if needs.x and not same else []
+    dx = next(iter((*written, *own)), None)
+    write_gradients(dr, x, h, stats, soft, net, call.training, grads, dx, add=same)
+    return [*own, *grads]
+
+
+def operator_of(state: Tensor, x: Tensor, U: Tensor) -> Tensor:
+    """The shift operators ``(B, K*K, K*K*K)``, which come first in a state."""
+    shape = (len(x), U.shape[-1] ** 2, U.shape[-1] ** 3)
+    return state[: math.prod(shape)].view(shape)
+
+
+def _state_shapes(x: Tensor, U: Tensor, net: Predictor, training: bool) -> list[tuple[int, ...]]:
+    """Shift operators, ``r``, statistics, and those of the softmax: what forward leaves to backward."""
+    images, size, hidden = len(x), U.shape[-1], len(net.w1)
+    return [(images, size**2, size**3), (images, 4), (4 if training else 2, hidden), (3, images, 4)]
+
+
+def _aligned(numbers: int) -> int:
+    return -(-numbers // 4) * 4  # 16 bytes, what kernels load at once
+
+
+def _state_size(shapes: list[tuple[int, ...]]) -> int:
+    return sum(_aligned(math.prod(shape)) for shape in shapes)
+
+
+def _split(state: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    """The parts of a state: one tensor, since each of its own takes as long to make as a kernel to launch."""
+    parts, start = [], 0
+    for shape in shapes:
+        size = math.prod(shape)
+        parts.append(state[start : start + size].view(shape))
+        start += _aligned(size)
+    return parts

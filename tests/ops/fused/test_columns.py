@@ -1,0 +1,109 @@
+"""Small images by mixed columns against their kernels in float64: on a GPU, or in Triton's interpreter."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from monai_crossd import CrossDConv
+from monai_crossd.ops.fused import columns
+from monai_crossd.ops.fused import conv as fused_conv
+from monai_crossd.ops.fused.availability import available
+from monai_crossd.ops.fused.columns import is_small
+from monai_crossd.ops.fused.conv import fused_conv2d
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+pytestmark = [
+    pytest.mark.usefixtures("ieee"),
+    pytest.mark.skipif(
+        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
+    ),
+]
+
+
+def each(x, U, M, stride, padding, dilation):
+    """Every image with its kernel."""
+    kernels = torch.einsum("bts,ocs->boct", M, U.flatten(2)).unflatten(3, U.shape[3:])
+    return torch.cat([F.conv2d(x[b : b + 1], kernels[b], None, stride, padding, dilation) for b in range(len(x))])
+
+
+def gradients(function, x, U, M, dy, *conv):
+    leaves = [t.detach().requires_grad_() for t in (x, U, M)]
+    y = function(*leaves, *conv)
+    y.backward(dy.to(y.dtype))
+    return [y, *(leaf.grad for leaf in leaves)]
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "shape, outputs, size, conv",
+    [
+        ((3, 5, 7, 6), 9, 3, ((1, 1), (1, 1), (1, 1))),
+        ((2, 17, 8, 5), 6, 3, ((2, 2), (1, 1), (1, 1))),
+        ((2, 4, 9, 10), 5, 3, ((3, 1), (2, 0), (1, 2))),
+        ((1, 6, 5, 4), 7, 2, ((1, 2), (1, 0), (2, 1))),
+        ((4, 40, 3, 3), 8, 3, ((1, 1), (1, 1), (1, 1))),
+    ],
+)
+def test_is_the_convolution(monkeypatch, shape, outputs, size, conv, memory_format, dtype):
+    monkeypatch.setattr(fused_conv, "chosen_way", lambda *_: "columns")
+    monkeypatch.setattr(columns, "PROGRAMS", 2 * shape[0])  # programs of several tiles, and several of an image
+    x = torch.randn(shape, device=DEVICE).to(dtype, memory_format=memory_format)
+    U = torch.randn(outputs, shape[1], size, size, size, device=DEVICE)
+    M = torch.randn(shape[0], size**2, size**3, device=DEVICE)
+    dy = torch.randn_like(each(x.float(), U, M, *conv))
+    expected = gradients(each, x.double(), U.double(), M.double(), dy.double(), *conv)
+    for _ in range(4):  # recorded, repeated, and on a GPU by a graph
+        actual = gradients(fused_conv2d, x, U, M, dy, *conv)
+        for one, exact in zip(actual, expected, strict=True):
+            assert (one.double() - exact).norm() <= TOLERANCE[dtype] * exact.norm()
+        assert actual[0].is_contiguous(memory_format=memory_format)
+        assert [t.dtype for t in actual] == [dtype, dtype, torch.float32, torch.float32]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_of_a_batch_add_up(monkeypatch, dtype):
+    monkeypatch.setattr(fused_conv, "chosen_way", lambda *_: "columns")
+    x, M = torch.randn(5, 4, 6, 6, device=DEVICE).to(dtype), torch.randn(5, 9, 27, device=DEVICE)
+    U, dy = torch.randn(8, 4, 3, 3, 3, device=DEVICE), torch.randn(5, 8, 4, 4, device=DEVICE)
+    whole = gradients(fused_conv2d, x, U, M, dy)
+    monkeypatch.setattr(columns, "BUDGET", 2 * 4 * 27 * 16 * x.itemsize)  # two images
+    for one, expected in zip(gradients(fused_conv2d, x, U, M, dy), whole, strict=True):
+        assert (one - expected).norm() <= TOLERANCE[dtype] * expected.norm()
+
+
+@pytest.mark.parametrize("needs", [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_layer_is_the_same_either_way(monkeypatch, memory_format, padding_mode, training, needs):
+    conv = CrossDConv(5, 7, 3, padding=1, padding_mode=padding_mode).to(DEVICE).train(training)
+    conv.weight.requires_grad_(needs[1])
+    found = []
+    x = torch.randn(3, 5, 6, 5, device=DEVICE).to(memory_format=memory_format)
+    dy = torch.randn(3, 7, 6, 5, device=DEVICE)
+    for way in ("kernels", "columns", "columns"):  # recorded, then repeated
+        monkeypatch.setattr(fused_conv, "chosen_way", lambda *_, way=way: way)
+        layer = copy.deepcopy(conv)
+        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_(needs[0])
+        y = layer(leaf)
+        y.backward(dy)
+        gradients = [leaf.grad, *(p.grad for p in layer.parameters())]
+        found.append([y.detach(), *(g for g in gradients if g is not None), *layer.buffers()])
+    for other in found[1:]:
+        for one, expected in zip(other, found[0], strict=True):
+            assert one.stride() == expected.stride()
+            assert (one - expected).double().norm() <= 1e-5 * expected.double().norm() + 1e-6
+
+
+def test_images_smaller_than_their_kernels_take_columns():
+    U = torch.empty(512, 512, 3, 3, 3, device="meta")
+    assert is_small(U, 7 * 7, 1) and not is_small(U, 14 * 14, 1)
+    assert not is_small(U, 7 * 7, 2) and not is_small(U[:64], 7 * 7, 1)
+    assert fused_conv.chosen_way(torch.empty(2, 512, 7, 7), U, (7, 7), 1) == "columns"
+    assert fused_conv.chosen_way(torch.empty(0, 512, 7, 7), U, (7, 7), 1) == "kernels"
