@@ -179,7 +179,7 @@ def _prepared(net: nn.Module, case: Case, setting: Setting, device: torch.device
             return call(x)
 
     def training() -> None:
-        net.zero_grad(set_to_none=True)
+        forget_gradients(set_to_none=True)
         x.grad = None
         y = forward()
         if optimizer is None:
@@ -192,6 +192,7 @@ def _prepared(net: nn.Module, case: Case, setting: Setting, device: torch.device
         with torch.no_grad():
             forward()
 
+    forget_gradients = net.zero_grad if optimizer is None else optimizer.zero_grad  # as MONAI's trainers do
     labels = torch.zeros(len(x), dtype=torch.long, device=device)
     return training if work == "training" else evaluation
 

@@ -37,7 +37,7 @@ def runs_fused(x: Tensor, weight: Tensor) -> bool:
 
     They need a GPU and Triton, and real tensors: graphs that leave Python keep to torch's own operators.
     """
-    if torch.jit.is_tracing() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
         return False
     kinds = (torch.float32, torch.float16, torch.bfloat16)
     return available(x) and x.dtype in kinds and weight.dtype in kinds and len(x) > 0

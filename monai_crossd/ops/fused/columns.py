@@ -17,14 +17,17 @@ from torch import Tensor
 from . import columns_kernels as kernels
 from .conv_launch import precision
 from .replay import launch, repeated
+from .turn import channels_last
 
-__all__ = ["convolve_columns", "gradients_of_columns", "is_small"]
+__all__ = ["convolve_columns", "gradients_of_columns", "is_small", "launch_first", "launch_weight_gradient"]
+
+Geometry = tuple[int, ...]  # stride, padding and dilation in pixels, per axis
 
 PIXELS = 64  # of an output image, at most; more make columns larger than kernels
 BUDGET = 160 * 2**20  # bytes of columns held at once, except for one image's; larger batches run in parts
 BLOCK_R = 128  # rows of a tile, of 32 values each
 BLOCK = 1024  # values of ``dx`` of a program
-PROGRAMS = 528  # four for each of 132 multiprocessors: as many shares as that takes, no more
+PROGRAMS = 1056  # eight for each of 132 multiprocessors: as many shares as that takes, no more
 _PLAIN = ((1, 1), (0, 0), (1, 1), False, (0, 0), 1)  # a convolution without stride, padding, dilation and groups
 
 
@@ -42,59 +45,89 @@ def is_small(U: Tensor, pixels: int, groups: int) -> bool:
     return groups == 1 and U.shape[2] in (2, 3) and pixels <= min(PIXELS, len(U) // 4)
 
 
-def convolve_columns(
-    x: Tensor, U: Tensor, M: Tensor, size: tuple[int, int], last: bool, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:  # fmt: skip
-    """``y[b] = conv2d(x[b], U M[b])``.
+def launch_first(x: Tensor, U: Tensor, M: Tensor, size: tuple[int, int], geometry: Geometry) -> list[Tensor]:
+    """What the product of the first part of a batch is of, by launches alone.
 
     Args:
         x: ``(B, C_in, H, W)`` of any strides.
         U: knowledge base ``(C_out, C_in, K, K, K)``, contiguous.
         M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
         size: rows and columns of an output image.
+        geometry: stride, padding and dilation in pixels, per axis.
+
+    Returns:
+        ``U`` as ``(C_out, K*K*K, C_in)`` in the dtype of ``x``, and columns ``(images, K*K*K*C_in, H_out, W_out)``,
+        channels_last.
+    """
+    part = next(iter(_parts(x, U, size)))
+    return [_turned(U.flatten(2), x.dtype), _launch_columns(x[part], M[part], U, size, geometry)]
+
+
+def convolve_columns(
+    x: Tensor, U: Tensor, M: Tensor, size: tuple[int, int], last: bool, geometry: Geometry,
+    first: Sequence[Tensor] | None = None,
+) -> Tensor:  # fmt: skip
+    """``y[b] = conv2d(x[b], U M[b])``.
+
+    Args:
+        x: as of :func:`launch_first`, and so what is not named here.
+        U: see ``x``.
+        M: see ``x``.
+        size: see ``x``.
         last: whether ``y`` is channels_last, or else contiguous.
-        stride: in pixels, per axis.
-        padding: in pixels, per axis.
-        dilation: in pixels, per axis.
+        geometry: see ``x``.
+        first: what that returned, if it was called.
 
     Returns:
         ``(B, C_out, H_out, W_out)`` in the dtype of ``x``.
     """
-    geometry, weight = (*stride, *padding, *dilation), _as_1x1(U, x.dtype)
-    found = [F.conv2d(_columns(x[part], M[part], U, size, geometry), weight) for part in _parts(x, U, size)]
+    weight, z = first or launch_first(x, U, M, size, geometry)
+    weight, found = weight.view(len(U), -1, 1, 1), []
+    for part in _parts(x, U, size):
+        z = _columns(x[part], M[part], U, size, geometry) if part.start else z
+        found.append(F.conv2d(z, weight))
     y = found[0] if len(found) == 1 else torch.cat(found)
     return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def gradients_of_columns(
-    dy: Tensor, x: Tensor, U: Tensor, M: Tensor, dx: Tensor | None, need_weight: bool, stride: Sequence[int],
-    padding: Sequence[int], dilation: Sequence[int],
-) -> tuple[Tensor | None, list[tuple[slice, Tensor]]]:  # fmt: skip
+    dy: Tensor, x: Tensor, U: Tensor, M: Tensor, dx: Tensor | None, need_weight: bool, geometry: Geometry
+) -> tuple[Tensor | None, list[tuple[slice, Tensor]]]:
     """Gradients of :func:`convolve_columns`; that to ``x`` is written into ``dx`` where given.
 
     Returns:
-        the gradient to ``U`` if wanted, and for every part of the batch partial sums of that to ``M``, ``(shares,
-        images, 1, K*K, K*K*K)``.
+        what :func:`launch_weight_gradient` makes the gradient to ``U`` of, if wanted, and for every part of the batch
+        partial sums of that to ``M``, ``(shares, images, 1, K*K, K*K*K)``.
     """
-    geometry, size, weight = (*stride, *padding, *dilation), (dy.shape[2], dy.shape[3]), _as_1x1(U, x.dtype)
-    dy = dy.contiguous(memory_format=torch.channels_last)
-    dU, found = None, []
+    size = (dy.shape[2], dy.shape[3])
+
+    def launches(x: Tensor, U: Tensor, M: Tensor) -> list[Tensor]:
+        return launch_first(x, U, M, size, geometry)
+
+    weight, z = repeated(("first columns", size, geometry, U.shape, U.dtype, *_kind(x)), launches, x, U, M)
+    weight, dy = weight.view(len(U), -1, 1, 1), dy.contiguous(memory_format=torch.channels_last)
+    dweight, found = None, []
     for part in _parts(x, U, size):
-        z = _columns(x[part], M[part], U, size, geometry)
-        dz, dweight, _ = torch.ops.aten.convolution_backward(
+        z = _columns(x[part], M[part], U, size, geometry) if part.start else z
+        dz, of_part, _ = torch.ops.aten.convolution_backward(
             dy[part], z, weight, None, *_PLAIN, [True, need_weight, False]
         )
         del z
-        if need_weight:
-            dU = dweight if dU is None else dU.float().add_(dweight)  # parts of 16 bits add up in 32
+        if need_weight:  # parts of 16 bits add up in 32
+            dweight = of_part if dweight is None else dweight.float().add_(of_part)
         dz = dz.contiguous(memory_format=torch.channels_last)
         found.append((part, _gradients(dz, x[part], M[part], None if dx is None else dx[part], U, geometry)))
-    return None if dU is None else dU.to(U.dtype).view(U.shape), found
+    return dweight, found
 
 
-def _as_1x1(U: Tensor, dtype: torch.dtype) -> Tensor:
-    return U.to(dtype).view(len(U), -1, 1, 1)
+def launch_weight_gradient(dweight: Tensor, U: Tensor) -> Tensor:
+    """The gradient to ``U`` by a launch."""
+    return _turned(dweight.view(len(U), -1, U.shape[1]), U.dtype).view(U.shape)
+
+
+def _turned(a: Tensor, dtype: torch.dtype) -> Tensor:
+    """``(A, B, C)`` as ``(A, C, B)`` in new memory."""
+    return channels_last(a[:, :, None], dtype).permute(0, 2, 3, 1).reshape(len(a), a.shape[2], a.shape[1])
 
 
 def _parts(x: Tensor, U: Tensor, size: tuple[int, int]) -> Iterator[slice]:
@@ -105,21 +138,24 @@ def _parts(x: Tensor, U: Tensor, size: tuple[int, int]) -> Iterator[slice]:
     return (slice(first, first + images) for first in range(0, len(x), images))
 
 
-def _columns(x: Tensor, M: Tensor, U: Tensor, size: tuple[int, int], geometry: tuple[int, ...]) -> Tensor:
-    """Mixed columns ``(B, C*K*K*K, H_out, W_out)``, channels_last, by one launch."""
+def _columns(x: Tensor, M: Tensor, U: Tensor, size: tuple[int, int], geometry: Geometry) -> Tensor:
+    """The columns of a part, recorded."""
 
     def launches(x: Tensor, M: Tensor) -> list[Tensor]:
-        rows = size[0] * size[1] * x.shape[1]
-        z = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        with torch.cuda.device_of(x):
-            launch(
-                kernels.columns_kernel, (-(-rows // BLOCK_R), len(x)), x, M, z, rows, x.shape[1], size[1],
-                *x.shape[2:], *x.stride(), *geometry, **_blocks(x, U),
-            )  # fmt: skip
-        return [z]
+        return [_launch_columns(x, M, U, size, geometry)]
 
-    shape = (len(x), U[0].numel(), *size)
-    return repeated(("columns", shape, geometry, *_kind(x)), launches, x, M)[0]
+    return repeated(("columns", size, geometry, U.shape, *_kind(x)), launches, x, M)[0]
+
+
+def _launch_columns(x: Tensor, M: Tensor, U: Tensor, size: tuple[int, int], geometry: Geometry) -> Tensor:
+    rows, shape = size[0] * size[1] * x.shape[1], (len(x), U[0].numel(), *size)
+    z = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    with torch.cuda.device_of(x):
+        launch(
+            kernels.columns_kernel, (-(-rows // BLOCK_R), len(x)), x, M, z, rows, x.shape[1], size[1],
+            *x.shape[2:], *x.stride(), *geometry, **_blocks(x, U),
+        )  # fmt: skip
+    return z
 
 
 def _gradients(dz: Tensor, x: Tensor, M: Tensor, dx: Tensor | None, U: Tensor, geometry: tuple[int, ...]) -> Tensor:

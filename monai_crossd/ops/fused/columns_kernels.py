@@ -1,9 +1,10 @@
 """Triton kernels of mixed columns: what the convolution of small images by one product of matrices needs.
 
-``y[b, o, p] = sum_(c, s) U[o, c, s] z[b, p, c, s]`` with ``z[b, p, c, s] = sum_t M[b, t, s] x[b, c, source(p, t)]``:
+``y[b, o, p] = sum_(s, c) U[o, c, s] z[b, p, s, c]`` with ``z[b, p, s, c] = sum_t M[b, t, s] x[b, c, source(p, t)]``:
 ``K`` times the multiplications of a convolution, but no image has a kernel of its own. With the symbols of
 ``conv_kernels`` and ``P`` output pixels, moved besides ``x``, ``y`` and ``U`` are ``e B P C S`` for ``z``, written and
 read, and backward twice that for ``z`` again and its gradient, and ``2 e B P C T`` for the gradient to the columns.
+Channels vary fastest, for whole lines of memory, and so they must in ``U``, which is turned for each pass.
 """
 
 from __future__ import annotations
@@ -30,11 +31,9 @@ def _columns(
 
 
 @jit()
-def _operator(m, b, K: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
-    """The shift operator of an image, (BLOCK_T, BLOCK_S), zeros behind it."""
-    t, s = tl.arange(0, BLOCK_T)[:, None], tl.arange(0, BLOCK_S)[None, :]
-    inside = (t < K * K) & (s < K * K * K)
-    return tl.load(m + b * (K * K * K * K * K) + t * (K * K * K) + s, mask=inside, other=0.0)
+def _rows(r, channels, S: tl.constexpr):
+    """Where rows ``(p, c)`` of an image start in its ``(P, S, C)`` columns."""
+    return r // channels * (S * channels) + r % channels
 
 
 @jit("y_w", "x_h", "x_w", *GEOMETRY)
@@ -44,19 +43,22 @@ def columns_kernel(
     K: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """``z`` of a block of rows ``(p, c)`` of one image."""
+    S: tl.constexpr = K * K * K
     b = tl.program_id(1).to(tl.int64)
     r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    s = tl.arange(0, BLOCK_S)
+    t, s = tl.arange(0, BLOCK_T)[None, :], tl.arange(0, BLOCK_S)[:, None]
+    m_at = m + b * (K * K * S) + t * S + s
+    mt = tl.load(m_at, mask=(t < K * K) & (s < S), other=0.0)  # (BLOCK_S, BLOCK_T)
     columns = _columns(
         x + b * x_sb, r, n_rows, channels, y_w, x_h, x_w, x_sc, x_sh, x_sw, stride_h, stride_w, pad_h, pad_w, dil_h,
         dil_w, K, BLOCK_T,
     )  # fmt: skip
-    zt = tl.dot(tl.trans(columns), _operator(m, b, K, BLOCK_T, BLOCK_S), input_precision=PRECISION)
-    z_at = z + (b * n_rows + r)[:, None] * (K * K * K) + s[None, :]
-    tl.store(z_at, zt.to(z.dtype.element_ty), mask=(r < n_rows)[:, None] & (s < K * K * K)[None, :])
+    zt = tl.dot(mt, columns, input_precision=PRECISION)
+    z_at = z + b * n_rows * S + s * channels + _rows(r, channels, S)[None, :]
+    tl.store(z_at, zt.to(z.dtype.element_ty), mask=(r < n_rows)[None, :] & (s < S))
 
 
-@jit("y_w", "x_h", "x_w", "share", *GEOMETRY)
+@jit("y_w", "x_h", "x_w", *GEOMETRY)
 def columns_grad_kernel(
     x, m, dz, e, dm, n_rows, share, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
@@ -64,27 +66,28 @@ def columns_grad_kernel(
     BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """A share of the rows of one image: ``dm[share, b, t, s]`` and the gradient to the columns, ``e[b, t, r]``."""
+    S: tl.constexpr = K * K * K
     b = tl.program_id(1).to(tl.int64)
-    s, t = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_T)
-    mt = _operator(m, b, K, BLOCK_T, BLOCK_S)
+    s, t = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_T)[:, None]
+    m_at, m_ok = t * S + s[None, :], (t < K * K) & (s < S)[None, :]
+    mt = tl.load(m + b * (K * K * S) + m_at, mask=m_ok, other=0.0)  # (BLOCK_T, BLOCK_S)
     acc = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
     start = tl.program_id(0) * share
     for first in range(start, tl.minimum(start + share, n_rows), BLOCK_R):
         r = first + tl.arange(0, BLOCK_R)
-        r_ok = r < n_rows
-        dz_at = dz + (b * n_rows + r)[:, None] * (K * K * K) + s[None, :]
-        dzt = tl.load(dz_at, mask=r_ok[:, None] & (s < K * K * K)[None, :], other=0.0).to(tl.float32)
+        r_ok = (r < n_rows)[None, :]
+        dz_at = dz + b * n_rows * S + (s * channels)[:, None] + _rows(r, channels, S)[None, :]
+        dzt = tl.load(dz_at, mask=r_ok & (s < S)[:, None], other=0.0).to(tl.float32)  # (BLOCK_S, BLOCK_R)
         columns = _columns(
             x + b * x_sb, r, n_rows, channels, y_w, x_h, x_w, x_sc, x_sh, x_sw, stride_h, stride_w, pad_h, pad_w,
             dil_h, dil_w, K, BLOCK_T,
         )  # fmt: skip
-        acc = tl.dot(columns, dzt, acc, input_precision=PRECISION)
+        acc = tl.dot(columns, tl.trans(dzt), acc, input_precision=PRECISION)
         if NEED_X:
-            et = tl.dot(mt, tl.trans(dzt), input_precision=PRECISION)
-            e_at = e + (b * (K * K) + t)[:, None] * n_rows + r[None, :]
-            tl.store(e_at, et.to(e.dtype.element_ty), mask=r_ok[None, :] & (t < K * K)[:, None])
-    dm_at = dm + ((tl.program_id(0) * tl.num_programs(1) + b) * (K * K) + t)[:, None] * (K * K * K) + s[None, :]
-    tl.store(dm_at, acc, mask=(t < K * K)[:, None] & (s < K * K * K)[None, :])
+            et = tl.dot(mt, dzt, input_precision=PRECISION)
+            tl.store(e + (b * (K * K) + t) * n_rows + r[None, :], et.to(e.dtype.element_ty), mask=r_ok & (t < K * K))
+    dm_at = dm + (tl.program_id(0) * tl.num_programs(1) + b) * (K * K * S) + m_at
+    tl.store(dm_at, acc, mask=m_ok)
 
 
 @jit("y_h", "y_w", "x_w", *GEOMETRY)

@@ -1,7 +1,7 @@
 """Convolution whose kernel is mixed per image from one knowledge base, as a custom op on Triton kernels.
 
 ``y[b] = conv2d(x[b], k[b])`` with ``k[b] = U M[b]``: few launches, no grouped convolution, and no kernels kept for the
-backward pass, which mixes them again. ``conv_kernels`` counts what it moves. Triton is imported by the first call.
+backward pass, which mixes them again. ``conv_kernels`` counts what it moves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import conv_launch as kernels
 from .availability import available
+from .columns import convolve_columns, gradients_of_columns, is_small, launch_weight_gradient
+from .dense import convolve_each, is_dense
+from .turn import channels_last
 
 __all__ = [
     "BUDGET", "check_images", "chosen_way", "convolve", "empty_images", "empty_weight_grad", "fused_conv2d",
@@ -112,23 +116,17 @@ def empty_weight_grad(x: Tensor, U: Tensor) -> Tensor:
 
 def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
     """Parts of the batch whose kernels stay below the budget."""
-    from .conv_launch import image_bytes
-
-    most = min(max(1, BUDGET // image_bytes(U, x.dtype)), 65535)  # the most programs of a grid's second axis
+    most = min(max(1, BUDGET // kernels.image_bytes(U, x.dtype)), 65535)  # the most programs of a grid's second axis
     images = -(-x.shape[0] // -(-x.shape[0] // most)) if x.shape[0] else 1  # parts of about the same size
     return (slice(first, first + images) for first in range(0, x.shape[0], images))
 
 
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     """What the operator does, without its dispatch."""
-    from .columns import convolve_columns
-    from .dense import convolve_each
-    from .turn import channels_last
-
     size, last, U, M = output_size(x, U, stride, padding, dilation), is_channels_last(x), U.contiguous(), M.contiguous()
     way = chosen_way(x, U, size, groups)
     if way == "columns":
-        return convolve_columns(x, U, M, size, last, stride, padding, dilation)
+        return convolve_columns(x, U, M, size, last, (*stride, *padding, *dilation))
     y = empty_images(x, (len(x), len(U), *size), last)
     if way == "dense":
         convolve_each(x, mixed(x, U, M, groups), y, stride, padding, dilation, groups)
@@ -143,9 +141,6 @@ def chosen_way(x: Tensor, U: Tensor, size: tuple[int, int], groups: int) -> str:
     ``"columns"`` where an image is smaller than its kernel, ``"dense"`` where it fills a GPU by itself, for which the
     library's convolution is called once an image, and ``"kernels"`` for all else.
     """
-    from .columns import is_small
-    from .dense import is_dense
-
     pixels = size[0] * size[1]
     if len(x) > 0 and is_small(U, pixels, groups):
         return "columns"
@@ -154,16 +149,12 @@ def chosen_way(x: Tensor, U: Tensor, size: tuple[int, int], groups: int) -> str:
 
 def mixed(x, U, M, groups) -> Tensor:
     """Kernels of all images, ``(B, K*K, C_out, C_in/groups)``, by one launch; inputs are contiguous."""
-    from . import conv_launch as kernels
-
     with torch.cuda.device_of(x):
         return kernels.mix(U, M, x.dtype, groups)
 
 
 def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
     """Write the convolution into ``y``, by launches alone; inputs are contiguous, or for ``x`` channels_last."""
-    from . import conv_launch as kernels
-
     with torch.cuda.device_of(x):
         for part in _chunks(x, U):
             k = kernels.mix(U, M[part], x.dtype, groups)
@@ -172,18 +163,16 @@ def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
 
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
-    from .columns import gradients_of_columns
-    from .turn import channels_last
-
     dx, dU, dM = _empty_grads(x, U, M, need)
     if len(x) == 0:
         return dx, dU.zero_().to(U.dtype), dM
     dy, U, M = dy.to(x.dtype), U.contiguous(), M.contiguous()
     if chosen_way(x, U, dy.shape[2:], groups) == "columns":
-        found, parts = gradients_of_columns(dy, x, U, M, dx if need[0] else None, need[1], stride, padding, dilation)
+        geometry = (*stride, *padding, *dilation)
+        dweight, parts = gradients_of_columns(dy, x, U, M, dx if need[0] else None, need[1], geometry)
         for part, of_part in parts if need[2] else ():
             dM[part] = of_part.sum((0, 2))
-        return dx, dU.to(U.dtype) if found is None else found, dM
+        return dx, dU.to(U.dtype) if dweight is None else launch_weight_gradient(dweight, U), dM
     dy, x = channels_last(dy), channels_last(x)
     wanted = (dx if need[0] else None, dU if need[1] else None)
     for part, of_part in gradients(dy, x, U, M, *wanted, stride, padding, dilation, groups, need[2]):
@@ -201,8 +190,6 @@ def gradients(
         a part of the batch and its partial sums of the gradient to ``M``, ``(shares, images, parts, K*K, K*K*K)``;
         without ``need_m`` they are empty.
     """
-    from . import conv_launch as kernels
-
     with torch.cuda.device_of(x):
         for part in _chunks(x, U):
             if dx is not None:

@@ -7,7 +7,7 @@ higher derivatives it falls back on torch's own operators.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,12 +19,20 @@ from ..shift import rotation_to_shift, shift_operator, softmax_pool
 from . import conv as fused_conv
 from . import operator as fused_operator
 from . import predictor as fused_predictor
-from .columns import convolve_columns, gradients_of_columns
+from .columns import convolve_columns, gradients_of_columns, launch_weight_gradient
 from .conv_launch import precision
 from .dense import convolve_each
-from .layer_launch import Call, Needs, launch_backward, launch_forward, launch_predictor_backward, operator_of
+from .layer_launch import (
+    Call,
+    Needs,
+    geometry,
+    launch_backward,
+    launch_forward,
+    launch_predictor_backward,
+    operator_of,
+)
 from .predictor_launch import Predictor
-from .replay import repeated
+from .replay import remembered, repeated
 
 __all__ = ["fused_layer"]
 
@@ -66,12 +74,10 @@ def fused_layer(
         return _in_graph(x, padded, weight, net, norm, training, conv)
     if type(x) is not Tensor:  # MONAI's, which know their file: a layer has no use for that
         x, padded = x.as_subclass(Tensor), None if padded is None else padded.as_subclass(Tensor)
-    fused_predictor.check(x, running[0], running[1], training)
-    fused_conv.check_images(x if padded is None else padded, weight, *conv[:3], conv.groups)
-    if norm.training != training:
-        running = (None, None, None)
+    if running[0] is None or running[1] is None or norm.training != training:
+        running = ()
     call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled())
-    return _FusedLayer.apply(x, padded, weight, *net, *running, call)
+    return _FusedLayer.apply(x, padded, weight, *net, running, call)
 
 
 def _in_graph(
@@ -91,29 +97,26 @@ def _in_graph(
 
 class _FusedLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, batches, call: Call):  # type: ignore
+    def forward(ctx: Any, x, padded, U, w1, b1, gamma, beta, w2, b2, running, call: Call):  # type: ignore[override]
         inputs = (x, padded, U, w1, b1, gamma, beta, w2, b2)
         images, conv = x if padded is None else padded, call.conv
-        last = fused_conv.is_channels_last(images)
         U, *net = _contiguous(inputs[2:])
-        running = () if mean is None else (mean, var, batches)
-        size = fused_conv.output_size(images, U, *conv[:3])
-        way = fused_conv.chosen_way(images, U, size, conv.groups)
+        key = (call, *_images(x, images), *_parameters(U, *net, *running))
+        way, size, last = remembered(key, lambda: _way(x, images, U, running, call))
 
         def launches(x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
             return launch_forward(x, images, last, way, U, Predictor(*rest[:6]), rest[6:], call)
 
-        key = ("forward", call, last, way, *_images(x, images), *_parameters(U, *net, *running))
-        h, state, *rest = repeated(key, launches, x, images, U, *net, *running)
+        h, state, *rest = repeated(("forward", key), launches, x, images, U, *net, *running)
         if way == "columns":
-            y = convolve_columns(images, U, operator_of(state, images, U), size, last, *conv[:3])
+            y = convolve_columns(images, U, operator_of(state, images, U), size, last, geometry(conv), rest)
         elif way == "dense":
             y = fused_conv.empty_images(images, (len(images), len(U), *size), last)
             convolve_each(images, rest[0], y, *conv[:3], conv.groups)
         else:
             (y,) = rest
         if call.keep:
-            statistics = (None, None) if call.training else (mean, var)  # in training they change before backward
+            statistics = (None, None) if call.training else running[:2]  # in training they change before backward
             ctx.save_for_backward(*inputs, h, state, *statistics)  # not what was turned: memory is dearer than that
             ctx.call, ctx.way = call, way
         return y
@@ -124,7 +127,7 @@ class _FusedLayer(torch.autograd.Function):
         call, padded = ctx.call, inputs[1] is not None
         of_x, of_padded, of_weight = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a graph of the gradients is wanted
-            return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None, None, None
+            return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None
         x, images = inputs[0], inputs[1] if padded else inputs[0]
         U, *net = _contiguous(inputs[2:])
         dy = dy if dy.dtype == x.dtype else dy.to(x.dtype)
@@ -132,7 +135,7 @@ class _FusedLayer(torch.autograd.Function):
         key = (call, needs, *_images(x, images), *_parameters(U, *net))
         by = _gradients_by_columns if ctx.way == "columns" else _gradients
         dimages, dx, dU, *of_net = by(key, dy, x, images, U, net, h, state, call, needs)
-        return *((dx, dimages) if padded else (dimages, None)), dU, *of_net, None, None, None, None
+        return *((dx, dimages) if padded else (dimages, None)), dU, *of_net, None, None
 
 
 def _gradients(
@@ -159,22 +162,35 @@ def _gradients_by_columns(
     operator = operator_of(state, images, U)
     last, same = fused_conv.is_channels_last(images), images is x
     dimages = fused_conv.empty_images(images, images.shape, last) if needs.images else None
-    dU, parts = gradients_of_columns(dy, images, U, operator, dimages, needs.weight, *call.conv[:3])
-    written = [dimages] if same and dimages is not None else []
+    dweight, parts = gradients_of_columns(dy, images, U, operator, dimages, needs.weight, geometry(call.conv))
+    slices = [part for part, _ in parts]
 
     def launches(x: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-        (h, state), sums, dx = rest[6:8], zip(slices, rest[8:], strict=False), rest[8 + len(slices) :]
-        return launch_predictor_backward(sums, x, U, Predictor(*rest[:6]), h, state, call, needs, same, dx)
+        (h, state), sums, others = rest[6:8], zip(slices, rest[8:], strict=False), list(rest[8 + len(slices) :])
+        dU = [launch_weight_gradient(others.pop(), U)] if needs.weight else []
+        return dU + launch_predictor_backward(sums, x, U, Predictor(*rest[:6]), h, state, call, needs, same, others)
 
-    slices = [part for part, _ in parts]
+    written = [one for one in (dimages if same else None, dweight) if one is not None]
     inputs = (x, U, *net, h, state, *(sums for _, sums in parts), *written)
     found = iter(repeated(("predictor backward", key), launches, *inputs))
+    dU = next(found) if needs.weight else None
     dx = next(found) if not same and needs.x else None
     return [dimages, dx, dU, *found]
 
 
-def _contiguous(parameters: Sequence[Tensor]) -> Iterator[Tensor]:
-    return (t if t.is_contiguous() else t.contiguous() for t in parameters)
+def _way(
+    x: Tensor, images: Tensor, U: Tensor, running: tuple[Tensor, ...], call: Call
+) -> tuple[str, tuple[int, int], bool]:
+    """How images are convolved, the size of the output, whether it is channels_last; what is wrong is refused."""
+    mean, var = running[:2] or (None, None)
+    fused_predictor.check(x, mean, var, call.training)
+    fused_conv.check_images(images, U, *call.conv[:3], call.conv.groups)
+    size = fused_conv.output_size(images, U, *call.conv[:3])
+    return fused_conv.chosen_way(images, U, size, call.conv.groups), size, fused_conv.is_channels_last(images)
+
+
+def _contiguous(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [t if t.is_contiguous() else t.contiguous() for t in parameters]
 
 
 def _images(x: Tensor, images: Tensor) -> tuple[Any, ...]:

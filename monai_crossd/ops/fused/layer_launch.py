@@ -15,10 +15,11 @@ from torch import Tensor
 from ..per_image import ConvArguments
 from . import conv as fused_conv
 from . import operator as fused_operator
+from .columns import launch_first
 from .predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
 from .turn import channels_last
 
-__all__ = ["Call", "Needs", "launch_backward", "launch_forward", "launch_predictor_backward", "operator_of"]
+__all__ = ["Call", "Needs", "geometry", "launch_backward", "launch_forward", "launch_predictor_backward", "operator_of"]
 
 
 class Call(NamedTuple):
@@ -56,7 +57,8 @@ def launch_forward(
         call: what the call is told.
 
     Returns:
-        ``h`` and the state, for backward; then ``y`` for ``"kernels"``, or all kernels for ``"dense"``.
+        ``h`` and the state, for backward; then ``y`` for ``"kernels"``, all kernels for ``"dense"``, and for
+        ``"columns"`` what ``convolve_columns`` begins with.
     """
     conv, size, same = call.conv, U.shape[-1], images is x
     x = channels_last(x)
@@ -68,7 +70,8 @@ def launch_forward(
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
     fused_operator.write_operator(r, operator, size)
     if way == "columns":
-        return [h, state]
+        output = fused_conv.output_size(images, U, *conv[:3])
+        return [h, state, *launch_first(images, U, operator, output, geometry(conv))]
     if way == "dense":
         return [h, state, fused_conv.mixed(images, U, operator, conv.groups)]
     images = x if same else channels_last(images)
@@ -125,6 +128,11 @@ def launch_predictor_backward(
     dx = next(iter((*written, *own)), None)
     write_gradients(dr, x, h, stats, soft, net, call.training, grads, dx, add=same)
     return [*own, *grads]
+
+
+def geometry(conv: ConvArguments) -> tuple[int, ...]:
+    """Stride, padding and dilation in pixels, per axis."""
+    return (*conv.stride, *conv.padding, *conv.dilation)
 
 
 def operator_of(state: Tensor, x: Tensor, U: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from .replay import launch
 __all__ = ["fused_shift_operator", "write_gradient", "write_operator"]
 
 BLOCK = 256  # entries of an operator at a time: all 243 of K = 3
-BLOCK_T = 32  # partial sums read at once, by twice the threads: latency is all that an image costs
+BLOCK_T = 16  # partial sums read at once, by twice the threads: latency is all that an image costs, of code most of all
 WARPS = 8
 
 

@@ -25,18 +25,38 @@ def _axis_and_angle(r_ptr, b):
 
 
 @jit()
+def _sine(turns):
+    """Sine of at most a quarter turn either way."""
+    x = 6.283185307179586 * turns
+    q = x * x
+    series = 1 / 362880 - q * (1 / 39916800)
+    series = 1 / 120 - q * (1 / 5040 - q * series)
+    return x - x * q * (1 / 6 - q * series)
+
+
+@jit()
+def _waves(turns):
+    """Cosine and sine by a few terms: the library takes any argument, by code that takes longer to load than to run."""
+    turns -= tl.floor(turns + 0.5)
+    away = tl.abs(turns)
+    folded = tl.where(away > 0.25, 0.5 - away, away)
+    return _sine(0.25 - away), _sine(tl.where(turns < 0.0, -folded, folded))
+
+
+@jit()
 def _factor(delta, K: tl.constexpr):
     """Real and imaginary part of an entry of ``D_s`` at ``delta = n - m - s``, and their derivatives to ``s``."""
     TURN: tl.constexpr = 6.283185307179586 / K
     real = tl.full(delta.shape, 1.0, tl.float32)
     d_real = tl.zeros(delta.shape, tl.float32)
     for f in tl.static_range(1, (K + 1) // 2):
-        real += 2.0 * tl.cos(TURN * f * delta)
-        d_real += 2.0 * TURN * f * tl.sin(TURN * f * delta)
+        cos, sin = _waves(delta * (f / K))
+        real += 2.0 * cos
+        d_real += 2.0 * TURN * f * sin
     imag = tl.zeros(delta.shape, tl.float32)
     d_imag = tl.zeros(delta.shape, tl.float32)
     if K % 2 == 0:
-        sin, cos = tl.sin(3.141592653589793 * delta), tl.cos(3.141592653589793 * delta)
+        cos, sin = _waves(delta * 0.5)
         real += cos
         d_real += 3.141592653589793 * sin
         imag = -sin

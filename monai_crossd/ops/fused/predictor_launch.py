@@ -22,7 +22,8 @@ BLOCK_P = 64  # pixels of a tile: 256 bytes of float32 in a row, and the 64 rows
 BLOCK_P_MIN = 16  # pixels of a tile where images are small: the fewest rows of any matrix unit
 BLOCK_C = 64  # channels of a tile: with 64 pixels 16 KiB of float32, two or three of which in flight hide the latency
 BLOCK_T = 256  # partial sums read at once: a few numbers a thread
-BLOCK_PARTS = 32  # partial sums of ``dW1`` read at once, each of a block of channels
+BLOCK_PARTS = 128  # partial sums of ``dW1`` read at once,
+BLOCK_PARTS_C = 32  # each of so many channels: lines of 128 bytes
 MULTIPROCESSORS = 132  # of an H100 SXM or H200: tiles shrink while there are fewer programs than that
 PROGRAMS = 528  # four a multiprocessor: one wave, or two where registers allow two; more only adds partial sums
 NUM_WARPS = 4  # one warp group, which a product of 64 rows takes
@@ -227,6 +228,7 @@ def write_gradients(
             **tiles, **sizes | {"num_stages": NUM_STAGES_DX},
         )  # fmt: skip
         launch(
-            backward_kernels.weight_gradient_kernel, (hidden, blocks), part, sum_x, sum_dh, grads.w1, images, pixels,
-            channels, hidden, parts, TRAINING=training, BLOCK_T=BLOCK_PARTS, BLOCK_C=sizes["BLOCK_C"],
+            backward_kernels.weight_gradient_kernel, (hidden, _ceil(channels, BLOCK_PARTS_C)), part, sum_x, sum_dh,
+            grads.w1, images, pixels, channels, hidden, parts, TRAINING=training, BLOCK_T=BLOCK_PARTS,
+            BLOCK_C=BLOCK_PARTS_C, num_warps=2 * NUM_WARPS,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .graphs import Graphs
 
-__all__ = ["forget", "launch", "repeated"]
+__all__ = ["forget", "launch", "remembered", "repeated"]
 
 ALIGNMENT = 16  # bytes: what Triton compiles a kernel for, told by the pointer it first gets
 BLOCK = 256  # bytes: temporary tensors start at multiples of it, as torch's do
@@ -30,6 +30,7 @@ PLANS = 2048  # most that are kept; an entry is a few kilobytes
 _ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty")
 _local = threading.local()
 _plans: dict[Hashable, _Plan | None] = {}
+_facts: dict[Hashable, Any] = {}
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **named: Any) -> None:
@@ -84,9 +85,19 @@ def repeated(key: Hashable, function: Callable[..., Sequence[Tensor]], *inputs: 
     return outputs
 
 
+def remembered(key: Hashable, find: Callable[[], Any]) -> Any:
+    """``find()``, called once for a key: what is refused and chosen by shapes takes as long as to launch a kernel."""
+    if key not in _facts:
+        if len(_facts) >= PLANS:
+            _facts.clear()
+        _facts[key] = find()
+    return _facts[key]
+
+
 def forget() -> None:
     """Drop all records, after a constant that functions go by has changed."""
     _plans.clear()
+    _facts.clear()
 
 
 class _Place(NamedTuple):

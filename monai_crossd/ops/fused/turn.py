@@ -23,24 +23,27 @@ def turn_kernel(x_ptr, y_ptr, P, C, W, tiles_p, tiles_c, sb, sc, sh, sw, FLAT: t
     pixel = p * sw if FLAT else (p // W) * sh + (p % W) * sw
     inside = (c[:, None] < C) & (p[None, :] < P)
     tile = tl.load(x_ptr + b * sb + c[:, None] * sc + pixel[None, :], mask=inside, other=0.0)
-    tl.store(y_ptr + b * P * C + p[:, None] * C + c[None, :], tl.trans(tile), mask=tl.trans(inside))
+    tile = tl.trans(tile).to(y_ptr.dtype.element_ty)
+    tl.store(y_ptr + b * P * C + p[:, None] * C + c[None, :], tile, mask=tl.trans(inside))
 
 
-def channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Images whose channels lie side by side: the other kernels take up to seven times as long to read others.
 
     Args:
         x: ``(B, C, H, W)`` of any strides.
+        dtype: of what is returned, by default that of ``x``.
 
     Returns:
         ``x`` itself if it is so, else the same in new memory, by one launch.
     """
-    if x.stride(1) == 1:
+    dtype = dtype or x.dtype
+    if x.stride(1) == 1 and x.dtype == dtype:
         return x
     batch, channels, height, width = x.shape
     if x.numel() == 0 or x[0].numel() >= 2**31:
-        return x.contiguous(memory_format=torch.channels_last)
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        return x.to(dtype, memory_format=torch.channels_last)
+    y = torch.empty(x.shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
     sb, sc, sh, sw = x.stride()
     tiles_p, tiles_c = -(-height * width // BLOCK), -(-channels // BLOCK)
     with torch.cuda.device_of(x):

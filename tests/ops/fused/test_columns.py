@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from monai_crossd import CrossDConv
-from monai_crossd.ops.fused import columns
+from monai_crossd.ops.fused import columns, replay
 from monai_crossd.ops.fused import conv as fused_conv
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.columns import is_small
@@ -23,6 +23,13 @@ pytestmark = [
         not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_recorded():
+    replay.forget()
+    yield
+    replay.forget()
 
 
 def each(x, U, M, stride, padding, dilation):
@@ -73,6 +80,7 @@ def test_parts_of_a_batch_add_up(monkeypatch, dtype):
     U, dy = torch.randn(8, 4, 3, 3, 3, device=DEVICE), torch.randn(5, 8, 4, 4, device=DEVICE)
     whole = gradients(fused_conv2d, x, U, M, dy)
     monkeypatch.setattr(columns, "BUDGET", 2 * 4 * 27 * 16 * x.itemsize)  # two images
+    replay.forget()
     for one, expected in zip(gradients(fused_conv2d, x, U, M, dy), whole, strict=True):
         assert (one - expected).norm() <= TOLERANCE[dtype] * expected.norm()
 
@@ -84,11 +92,14 @@ def test_parts_of_a_batch_add_up(monkeypatch, dtype):
 def test_layer_is_the_same_either_way(monkeypatch, memory_format, padding_mode, training, needs):
     conv = CrossDConv(5, 7, 3, padding=1, padding_mode=padding_mode).to(DEVICE).train(training)
     conv.weight.requires_grad_(needs[1])
-    found = []
+    found, found_by = [], ""
     x = torch.randn(3, 5, 6, 5, device=DEVICE).to(memory_format=memory_format)
     dy = torch.randn(3, 7, 6, 5, device=DEVICE)
     for way in ("kernels", "columns", "columns"):  # recorded, then repeated
         monkeypatch.setattr(fused_conv, "chosen_way", lambda *_, way=way: way)
+        if way != found_by:
+            replay.forget()
+        found_by = way
         layer = copy.deepcopy(conv)
         leaf = x.clone(memory_format=torch.preserve_format).requires_grad_(needs[0])
         y = layer(leaf)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from monai_crossd import CrossDConv
 from monai_crossd.ops import shift_operator
 from monai_crossd.ops.fused import conv as fused_conv
+from monai_crossd.ops.fused import replay
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.conv import fused_conv2d
 from monai_crossd.ops.fused.dense import convolve_each, is_dense
@@ -49,6 +50,7 @@ def test_layer_is_the_same_either_way(memory_format, padding_mode, monkeypatch):
     found = []
     for chosen in ("kernels", "dense"):
         monkeypatch.setattr(fused_conv, "chosen_way", lambda *_, chosen=chosen: chosen)
+        replay.forget()
         for _ in range(2):  # recorded, then repeated
             leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
             layer.zero_grad()
