@@ -4,9 +4,9 @@ The batch is cut into parts whose temporary tensors stay small, and the backward
 a whole batch never stand in memory. Two forms, each a preparation that is cheap and one dense call:
 
 - ``grouped``: one kernel per image, ``k = U M^T``; the images of a part are the groups of one convolution.
-- ``columns``: no kernels; ``y = U (M^T columns(x))``, a 1x1 convolution with ``K^3`` instead of ``K^2`` numbers per
-  channel. ``K`` times the operations of the convolution, but nothing to form per image: it wins where an image has few
-  pixels.
+- ``columns``: no kernels; ``y = U (M^T columns(x))``, one product of matrices with ``K^3`` instead of ``K^2`` numbers
+  per channel. ``K`` times the operations of the convolution, but nothing to form per image: it wins where an image has
+  few pixels.
 
 ``U`` is the knowledge base, ``M`` the operator of :func:`monai_crossd.ops.shift_operator`.
 """
@@ -146,8 +146,9 @@ def _folded(images: Tensor) -> Tensor:
 
 def _kernels(weight: Tensor, operator: Tensor) -> Tensor:
     c0, c1, size = weight.shape[:3]
-    kernels = torch.matmul(weight.reshape(c0 * c1, size**3), operator.transpose(1, 2))  # (B, C0*C1, K*K)
-    return kernels.reshape(len(operator) * c0, c1, size, size)
+    b, taps, voxels = operator.shape
+    kernels = weight.reshape(c0 * c1, voxels) @ operator.reshape(b * taps, voxels).t()  # one product for all images
+    return kernels.view(c0 * c1, b, taps).transpose(0, 1).reshape(b * c0, c1, size, size)
 
 
 def _for_images(conv: ConvArguments, images: int) -> tuple[Any, ...]:
@@ -167,50 +168,63 @@ def _grouped_backward(
     dx, dkernels, _ = torch.ops.aten.convolution_backward(
         _folded(dy), _folded(x), _kernels(weight, operator), None, *_for_images(conv, b), [needs_x, True, False]
     )
-    dkernels = dkernels.reshape(b, -1, taps)  # (B, C0*C1, K*K)
-    dweight = dkernels.transpose(0, 1).reshape(-1, b * taps) @ operator.reshape(b * taps, voxels)
-    doperator = torch.bmm(dkernels.transpose(1, 2), u.expand(b, -1, -1))
+    dkernels = dkernels.reshape(b, -1, taps).transpose(0, 1).reshape(-1, b * taps)  # (C0*C1, B*K*K)
+    dweight = dkernels @ operator.reshape(b * taps, voxels)
+    doperator = (dkernels.t() @ u).view(operator.shape)
     return dx.view(x.shape) if needs_x else None, dweight, doperator
 
 
 # columns -------------------------------------------------------------------------------------------------------------
 
 
+def _taps(padded: Tensor, size: int, conv: ConvArguments, image: tuple[int, int]) -> Iterator[Tensor]:
+    """What every tap of a kernel reads of images ``(B, H, W, C)``: views ``(B, H_out, W_out, C)``."""
+    (stride_h, stride_w), (dilation_h, dilation_w) = conv.stride, conv.dilation
+    for i in range(size):
+        rows = slice(i * dilation_h, i * dilation_h + (image[0] - 1) * stride_h + 1, stride_h)
+        for j in range(size):
+            first = j * dilation_w
+            yield padded[:, rows, first : first + (image[1] - 1) * stride_w + 1 : stride_w]
+
+
 def _columns(x: Tensor, size: int, conv: ConvArguments) -> Tensor:
-    """``(B, C, H, W)`` to ``(B, K*K, C*H_out*W_out)``."""
-    columns = F.unfold(x, size, conv.dilation, conv.padding, conv.stride)
-    return columns.view(len(x), x.shape[1], size * size, -1).transpose(1, 2).reshape(len(x), size * size, -1)
-
-
-def _mixed(columns: Tensor, operator: Tensor, channels: int, image: Sequence[int]) -> Tensor:
-    """Columns to ``(B, C*K*K*K, H_out, W_out)``, channels in the order that ``U`` has them."""
-    b, _, voxels = operator.shape
-    mixed = torch.bmm(operator.transpose(1, 2), columns)  # (B, K*K*K, C*H_out*W_out)
-    return mixed.view(b, voxels, channels, -1).transpose(1, 2).reshape(b, channels * voxels, *image)
+    """``(B, C, H, W)`` to ``(B, H_out*W_out*C, K*K)``."""
+    (pad_h, pad_w), image = conv.padding, _output_size(x, size, conv)
+    padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h)).permute(0, 2, 3, 1).contiguous()
+    return torch.stack(list(_taps(padded, size, conv, image)), dim=-1).view(len(x), -1, size * size)
 
 
 def _columns_forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments) -> Tensor:
-    size = weight.shape[-1]
-    mixed = _mixed(_columns(x, size, conv), operator, x.shape[1], _output_size(x, size, conv))
-    return F.conv2d(mixed, weight.view(len(weight), -1, 1, 1))
+    image = _output_size(x, weight.shape[-1], conv)
+    mixed = torch.bmm(_columns(x, weight.shape[-1], conv), operator)  # (B, H_out*W_out*C, K*K*K)
+    y = mixed.view(len(x) * image[0] * image[1], -1) @ weight.view(len(weight), -1).t()
+    return y.view(len(x), *image, -1).permute(0, 3, 1, 2).contiguous(memory_format=_memory_format(x))
 
 
 def _columns_backward(
     dy: Tensor, x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, needs_x: bool
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    b, c, h, w = x.shape
-    size = weight.shape[-1]
-    columns = _columns(x, size, conv)
-    mixed, dense = _mixed(columns, operator, c, dy.shape[2:]), weight.view(len(weight), -1, 1, 1)
-    plain = ((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
-    dmixed, dweight, _ = torch.ops.aten.convolution_backward(dy, mixed, dense, None, *plain, [True, True, False])
-    dmixed = dmixed.reshape(b, c, size**3, -1).transpose(1, 2).reshape(b, size**3, -1)
-    doperator = torch.bmm(columns, dmixed.transpose(1, 2))  # (B, K*K, K*K*K)
+    (b, channels, height, width), (outputs, *image), size = x.shape, dy.shape[1:], weight.shape[-1]
+    columns, dy = _columns(x, size, conv), dy.permute(0, 2, 3, 1).reshape(-1, outputs)
+    mixed = torch.bmm(columns, operator).view(len(dy), -1)
+    dweight = dy.t() @ mixed
+    dmixed = torch.mm(dy, weight.view(outputs, -1), out=mixed).view(b, -1, size**3)
+    doperator = torch.bmm(columns.transpose(1, 2), dmixed)  # (B, K*K, K*K*K)
     dx = None
     if needs_x:
-        dcolumns = torch.bmm(operator, dmixed).view(b, size * size, c, -1).transpose(1, 2)
-        dx = F.fold(dcolumns.reshape(b, c * size * size, -1), (h, w), size, conv.dilation, conv.padding, conv.stride)
+        dcolumns = torch.bmm(dmixed, operator.transpose(1, 2)).view(b, *image, channels, size * size)
+        pad_h, pad_w = conv.padding
+        padded = dy.new_zeros(b, height + 2 * pad_h, width + 2 * pad_w, channels)
+        for read, gradient in zip(_taps(padded, size, conv, (image[0], image[1])), dcolumns.unbind(-1), strict=True):
+            read += gradient
+        dx = padded[:, pad_h : pad_h + height, pad_w : pad_w + width].permute(0, 3, 1, 2)
+        dx = dx.contiguous(memory_format=_memory_format(x))
     return dx, dweight, doperator
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 class _Form(NamedTuple):
