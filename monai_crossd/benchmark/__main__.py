@@ -137,6 +137,7 @@ def _run(device: torch.device, options: argparse.Namespace, small: bool) -> dict
         "sizes": "small" if small else "full",
         "layer_outputs": _outputs(small),
         "compile": options.compile,
+        "settings": ", ".join(options.settings or ["all"]),
         "shapes": " ".join(options.shapes),
     }
 

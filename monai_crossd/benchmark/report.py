@@ -56,9 +56,9 @@ def as_markdown(timings: Sequence[Timing], run: dict[str, Any]) -> str:
         lines += [
             f"### {title}{scaled}",
             "",
-            "| input | arithmetic | work | competitor | ms (10 %, 90 %) | ratio | MiB |",
+            "| input | arithmetic | work | competitor | ms (10 %, 90 %) | ratio | MiB | ratio |",
+            "|---|---|---|---|---|---|---|---|",
         ]
-        lines += ["|---|---|---|---|---|---|---|"]
         for row in rows:
             lines.append(f"| {row.shape} | {row.setting} | {row.work} | {row.competitor} | {_cells(row, rows)} |")
         lines.append("")
@@ -67,19 +67,20 @@ def as_markdown(timings: Sequence[Timing], run: dict[str, Any]) -> str:
 
 def _cells(row: Timing, rows: Sequence[Timing]) -> str:
     if row.milliseconds is None:
-        return f"{row.error} | | "
+        return f"{row.error} | | | "
     base = _base(row, rows)
-    ratio = f"{row.milliseconds / base:.2f}" if base else ""
+    ratio = f"{row.milliseconds / base.milliseconds:.2f}" if base and base.milliseconds else ""
     memory = f"{row.mebibytes:.0f}" if row.mebibytes is not None else ""
-    return f"{row.milliseconds:.2f} ({row.low:.2f}, {row.high:.2f}) | {ratio} | {memory}"
+    share = f"{row.mebibytes / base.mebibytes:.2f}" if base and base.mebibytes and row.mebibytes is not None else ""
+    return f"{row.milliseconds:.2f} ({row.low:.2f}, {row.high:.2f}) | {ratio} | {memory} | {share}"
 
 
-def _base(row: Timing, rows: Sequence[Timing]) -> float | None:
-    """The time of the plain competitor for the same work."""
+def _base(row: Timing, rows: Sequence[Timing]) -> Timing | None:
+    """The plain competitor at the same work."""
     for other in rows:
         same = (other.shape, other.setting, other.work) == (row.shape, row.setting, row.work)
         if same and other.competitor in ("Conv2d", "Conv3d", "plain"):
-            return other.milliseconds
+            return other
     return None
 
 
@@ -94,8 +95,9 @@ def write_plot(file: Path, timings: Sequence[Timing]) -> None:
     if not groups:
         file.unlink(missing_ok=True)  # that of another run
         return
-    figure = Figure(figsize=(5 * len(groups), 4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(5 * len(groups), 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
+    labels: dict[str, Any] = {}
     for axes, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
         rows = [timing for timing in timings if timing.group == group]
         label, axis = _SWEEPS[group]
@@ -103,13 +105,15 @@ def write_plot(file: Path, timings: Sequence[Timing]) -> None:
         for competitor, setting, work in curves:
             own = [row for row in rows if (row.competitor, row.setting, row.work) == (competitor, setting, work)]
             points = [
-                (int(row.shape.split(" x ")[axis]), row.milliseconds / base)
+                (int(row.shape.split(" x ")[axis]), row.milliseconds / base.milliseconds)
                 for row in own
-                if row.milliseconds and (base := _base(row, rows))
+                if row.milliseconds and (base := _base(row, rows)) and base.milliseconds
             ]
             if points and competitor not in ("Conv2d", "plain"):
                 style = "-" if work == "forward" else "--"
-                axes.plot(*zip(*points, strict=True), style, marker="o", label=f"{competitor}, {work}, {setting}")
+                name = f"{competitor}, {work}, {setting}"
+                color = f"C{len(labels)}" if name not in labels else labels[name].get_color()
+                (labels[name],) = axes.plot(*zip(*points, strict=True), style, marker="o", color=color)
         axes.axhline(1, color="gray", linewidth=1)
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="time / time of Conv2d", title=GROUPS[group])
         axes.set_xticks(sorted({int(row.shape.split(" x ")[axis]) for row in rows}))
@@ -117,5 +121,5 @@ def write_plot(file: Path, timings: Sequence[Timing]) -> None:
         for ticks in (axes.xaxis, axes.yaxis):
             ticks.set_major_formatter("{x:g}")
             ticks.set_minor_formatter(NullFormatter())
-        axes.legend(fontsize=7)
+    figure.legend(list(labels.values()), list(labels), loc="outside lower center", ncols=len(groups) + 1, fontsize=8)
     figure.savefig(file)
