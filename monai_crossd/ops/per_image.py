@@ -13,6 +13,8 @@ a whole batch never stand in memory. Two forms, each a preparation that is cheap
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +25,9 @@ from torch import Tensor
 __all__ = ["ConvArguments", "apart", "conv_per_image", "graph_of_gradients", "grouped_conv"]
 
 Pair = tuple[int, int]
+
+_KEPT = 64 << 20  #: bytes, at most, of memory that is kept, for each of a few temporary tensors
+_memory = threading.local()
 
 #: bytes of a part's temporary tensors: on a CPU what its cache holds, on a GPU what memory can spare
 _PART = {"cpu": 8 << 20, "cuda": 256 << 20}
@@ -57,8 +62,7 @@ def conv_per_image(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArgume
 
 def grouped_conv(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments) -> Tensor:
     """The grouped form for a whole batch at once, of differentiable calls: for graphs and for higher derivatives."""
-    y = torch.convolution(_folded(x), _kernels(weight, operator), None, *_for_images(conv, len(x)))
-    return y.view(len(x), -1, y.shape[2], y.shape[3])
+    return _convolved(x, _kernels(weight, operator), conv)
 
 
 class _PerImageConv(torch.autograd.Function):
@@ -136,6 +140,21 @@ def _output_size(x: Tensor, size: int, conv: ConvArguments) -> tuple[int, int]:
     return rows, columns
 
 
+def _scratch(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """A temporary tensor of a part, on a CPU in memory of this thread that is used again: to get as much anew from the
+    system takes longer than what is done with it.
+    """
+    numbers = math.prod(shape)
+    if type(like) is not Tensor or like.device.type != "cpu" or numbers * like.itemsize > _KEPT:
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+    known: dict[Any, Tensor] = _memory.__dict__
+    key = (name, like.dtype)
+    if key not in known or known[key].numel() < numbers:
+        with torch.inference_mode(False):
+            known[key] = torch.empty(numbers, dtype=like.dtype)
+    return known[key][:numbers].view(shape)
+
+
 # grouped -------------------------------------------------------------------------------------------------------------
 
 
@@ -144,11 +163,34 @@ def _folded(images: Tensor) -> Tensor:
     return images.reshape(1, b * c, h, w)
 
 
+def _convolved(x: Tensor, kernels: Tensor, conv: ConvArguments) -> Tensor:
+    y = torch.convolution(_folded(x), kernels, None, *_for_images(conv, len(x)))
+    return y.view(len(x), -1, y.shape[2], y.shape[3])
+
+
 def _kernels(weight: Tensor, operator: Tensor) -> Tensor:
+    """``U M^T`` of all images by one product, ``(B*C0, C1, K, K)``."""
     c0, c1, size = weight.shape[:3]
     b, taps, voxels = operator.shape
-    kernels = weight.reshape(c0 * c1, voxels) @ operator.reshape(b * taps, voxels).t()  # one product for all images
+    kernels = weight.reshape(c0 * c1, voxels) @ operator.reshape(b * taps, voxels).t()
     return kernels.view(c0 * c1, b, taps).transpose(0, 1).reshape(b * c0, c1, size, size)
+
+
+def _kernels_of_part(weight: Tensor, operator: Tensor) -> Tensor:
+    """The same in memory that is used again."""
+    c0, c1, size = weight.shape[:3]
+    b, taps, voxels = operator.shape
+    product, kernels = (
+        _scratch("product", (c0 * c1, b * taps), operator),
+        _scratch("kernels", (b, c0 * c1, taps), operator),
+    )
+    torch.mm(weight.reshape(c0 * c1, voxels), operator.reshape(b * taps, voxels).t(), out=product)
+    kernels.copy_(product.view(c0 * c1, b, taps).transpose(0, 1))
+    return kernels.view(b * c0, c1, size, size)
+
+
+def _grouped_forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments) -> Tensor:
+    return _convolved(x, _kernels_of_part(weight, operator), conv)
 
 
 def _for_images(conv: ConvArguments, images: int) -> tuple[Any, ...]:
@@ -166,9 +208,10 @@ def _grouped_backward(
     b, taps, voxels = operator.shape
     u = weight.reshape(-1, voxels)  # (C0*C1, K*K*K)
     dx, dkernels, _ = torch.ops.aten.convolution_backward(
-        _folded(dy), _folded(x), _kernels(weight, operator), None, *_for_images(conv, b), [needs_x, True, False]
+        _folded(dy), _folded(x), _kernels_of_part(weight, operator), None, *_for_images(conv, b), [needs_x, True, False]
     )
-    dkernels = dkernels.reshape(b, -1, taps).transpose(0, 1).reshape(-1, b * taps)  # (C0*C1, B*K*K)
+    turned = _scratch("product", (len(u), b, taps), operator)
+    dkernels = turned.copy_(dkernels.reshape(b, -1, taps).transpose(0, 1)).view(-1, b * taps)  # (C0*C1, B*K*K)
     dweight = dkernels @ operator.reshape(b * taps, voxels)
     doperator = (dkernels.t() @ u).view(operator.shape)
     return dx.view(x.shape) if needs_x else None, dweight, doperator
@@ -191,12 +234,19 @@ def _columns(x: Tensor, size: int, conv: ConvArguments) -> Tensor:
     """``(B, C, H, W)`` to ``(B, H_out*W_out*C, K*K)``."""
     (pad_h, pad_w), image = conv.padding, _output_size(x, size, conv)
     padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h)).permute(0, 2, 3, 1).contiguous()
-    return torch.stack(list(_taps(padded, size, conv, image)), dim=-1).view(len(x), -1, size * size)
+    columns = _scratch("columns", (len(x), *image, x.shape[1], size * size), x)
+    return torch.stack(list(_taps(padded, size, conv, image)), dim=-1, out=columns).view(len(x), -1, size * size)
+
+
+def _mixed(columns: Tensor, operator: Tensor) -> Tensor:
+    """``(B, H_out*W_out*C, K*K*K)``, what the knowledge base is multiplied with."""
+    mixed = _scratch("mixed", (*columns.shape[:2], operator.shape[2]), operator)
+    return torch.bmm(columns, operator, out=mixed)
 
 
 def _columns_forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments) -> Tensor:
     image = _output_size(x, weight.shape[-1], conv)
-    mixed = torch.bmm(_columns(x, weight.shape[-1], conv), operator)  # (B, H_out*W_out*C, K*K*K)
+    mixed = _mixed(_columns(x, weight.shape[-1], conv), operator)
     y = mixed.view(len(x) * image[0] * image[1], -1) @ weight.view(len(weight), -1).t()
     return y.view(len(x), *image, -1).permute(0, 3, 1, 2).contiguous(memory_format=_memory_format(x))
 
@@ -206,13 +256,13 @@ def _columns_backward(
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     (b, channels, height, width), (outputs, *image), size = x.shape, dy.shape[1:], weight.shape[-1]
     columns, dy = _columns(x, size, conv), dy.permute(0, 2, 3, 1).reshape(-1, outputs)
-    mixed = torch.bmm(columns, operator).view(len(dy), -1)
+    mixed = _mixed(columns, operator).view(len(dy), -1)
     dweight = dy.t() @ mixed
     dmixed = torch.mm(dy, weight.view(outputs, -1), out=mixed).view(b, -1, size**3)
     doperator = torch.bmm(columns.transpose(1, 2), dmixed)  # (B, K*K, K*K*K)
     dx = None
     if needs_x:
-        dcolumns = torch.bmm(dmixed, operator.transpose(1, 2)).view(b, *image, channels, size * size)
+        dcolumns = torch.bmm(dmixed, operator.transpose(1, 2), out=columns).view(b, *image, channels, size * size)
         pad_h, pad_w = conv.padding
         padded = dy.new_zeros(b, height + 2 * pad_h, width + 2 * pad_w, channels)
         for read, gradient in zip(_taps(padded, size, conv, (image[0], image[1])), dcolumns.unbind(-1), strict=True):
@@ -233,6 +283,6 @@ class _Form(NamedTuple):
 
 
 _FORMS = {
-    "grouped": _Form(grouped_conv, _grouped_backward),
+    "grouped": _Form(_grouped_forward, _grouped_backward),
     "columns": _Form(_columns_forward, _columns_backward),
 }
