@@ -17,7 +17,7 @@ import torch
 __all__ = ["Graphs"]
 
 SIGHTINGS = 2  # before a capture, which takes as long as some twenty launches
-MOST = 256  # addresses that are remembered for the same launches
+MOST = 128  # addresses that are remembered for the same launches
 
 _pools: dict[int, Any] = {}
 _streams: dict[int, torch.cuda.Stream] = {}
