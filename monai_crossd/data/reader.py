@@ -217,7 +217,7 @@ def _untilted(image: sitk.Image, geometry: Geometry) -> sitk.Image:
     size = np.asarray(image.GetSize())
     drift = axes.T @ (geometry.direction[:, 2] * geometry.spacing[2] * (size[2] - 1))  # mm along the three axes
     spacing = np.array([*geometry.spacing[:2], drift[2] / (size[2] - 1)])
-    extra = np.ceil(np.abs(drift[:2]) / spacing[:2]).astype(int)
+    extra = np.ceil(np.abs(drift[:2]) / spacing[:2] - 1e-6).astype(int)  # a drift of nothing is not always exactly 0
     start = np.array([*np.minimum(drift[:2], 0), 0.0])
     grid = sitk.Image([int(n) for n in (size[0] + extra[0], size[1] + extra[1], size[2])], sitk.sitkFloat32)
     grid.SetOrigin((geometry.origin + axes @ start).tolist())
