@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,6 @@ class ShiftPredictor(nn.Sequential):
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden_channels, 4, kernel_size=1),
         )
-        self.few_channels = 1 < in_channels < FEW
         self.reset_angle()
 
     @torch.jit.unused
@@ -42,7 +43,8 @@ class ShiftPredictor(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         """``(B, C_in, H, W)`` to shifts ``(B, 3)`` in voxels, float32 at least."""
         if not torch.jit.is_scripting():
-            if self.few_channels and input.device.type == "cpu" and not torch.compiler.is_compiling():
+            few = 1 < cast(nn.Conv2d, self[0]).in_channels < FEW
+            if few and input.device.type == "cpu" and not torch.compiler.is_compiling():
                 input = input.contiguous(memory_format=torch.channels_last)  # takes a CPU's library half the time
         for layer in self:
             input = layer(input)

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ConvArguments", "apart", "conv_per_image", "graph_of_gradients", "grouped_conv"]
+__all__ = ["ConvArguments", "apart", "conv_per_image", "graph_of_gradients", "grouped_conv", "is_batched"]
 
 Pair = tuple[int, int]
 
-_KEPT = 64 << 20  #: bytes, at most, of memory that is kept, for each of a few temporary tensors
+_KEPT = 64 << 20  #: bytes, at most, that are kept for each of four temporary tensors, per thread and dtype
 _memory = threading.local()
 
 #: bytes of a part's temporary tensors: on a CPU what its cache holds, on a GPU what memory can spare
@@ -56,7 +56,13 @@ def conv_per_image(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArgume
 
     Returns:
         ``(B, C_out, H_out, W_out)``.
+
+    Raises:
+        ValueError: for images smaller than the kernel.
     """
+    if not conv.transposed and min(_output_size(x, weight.shape[-1], conv)) < 1:
+        size, given = weight.shape[-1], tuple(x.shape)
+        raise ValueError(f"`x` must be larger than the kernel after padding, got {given} and kernel size {size}.")
     return _PerImageConv.apply(x, weight.contiguous(), operator, conv, form)
 
 
@@ -81,11 +87,12 @@ class _PerImageConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, operator = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a graph of the gradients is wanted
+        if torch.is_grad_enabled() or is_batched(dy):  # a graph of the gradients is wanted, or what can be batched
             needed = ctx.needs_input_grad[:3]
-            x, weight, operator = apart(x, weight, operator)
-            y = grouped_conv(x, weight, operator, ctx.conv)
-            return *graph_of_gradients(y, (x, weight, operator), needed, dy), None, None
+            with torch.enable_grad():
+                x, weight, operator = apart(x, weight, operator)
+                y = grouped_conv(x, weight, operator, ctx.conv)
+                return *graph_of_gradients(y, (x, weight, operator), needed, dy), None, None
         step, needs_x = _FORMS[ctx.form], ctx.needs_input_grad[0]
         dx, doperator, dweight = [], [], None
         for part in _parts(x, weight, ctx.conv, ctx.form):
@@ -97,6 +104,12 @@ class _PerImageConv(torch.autograd.Function):
             doperator.append(of_operator)
         assert dweight is not None
         return _joined(dx) if needs_x else None, dweight.to(weight.dtype), _joined(doperator), None, None
+
+
+def is_batched(dy: Tensor) -> bool:
+    """Whether these are gradients of many outputs at once, as of ``is_grads_batched``: ``out=`` cannot take them."""
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(dy) or functorch.is_functorch_wrapped_tensor(dy)
 
 
 def apart(*inputs: Any) -> list[Any]:
@@ -150,8 +163,9 @@ def _scratch(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
     known: dict[Any, Tensor] = _memory.__dict__
     key = (name, like.dtype)
     if key not in known or known[key].numel() < numbers:
+        known.pop(key, None)
         with torch.inference_mode(False):
-            known[key] = torch.empty(numbers, dtype=like.dtype)
+            known[key] = torch.empty(numbers, dtype=like.dtype, device=like.device)
     return known[key][:numbers].view(shape)
 
 

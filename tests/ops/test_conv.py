@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from monai_crossd.ops import crossd_conv2d, crossd_conv_transpose2d, per_image, shift_operator, shifted_kernels
+from monai_crossd.ops.per_image import ConvArguments, conv_per_image
 
 ARGUMENTS = [
     dict(zip(("size", "stride", "padding", "dilation", "groups"), values, strict=True))
@@ -190,3 +191,31 @@ def test_triton_gets_the_operator(monkeypatch):
     crossd_conv2d(x, weight, s, 3, (2, 2), (1, 1), backend="triton")
     assert_close(taken[0][2], shift_operator(s, 3))
     assert [list(pair) for pair in taken[0][4:7]] == [[2, 2], [1, 1], [1, 1]] and taken[0][7] == 1
+
+
+@pytest.mark.parametrize("form, side", [("grouped", 8), ("columns", 4)])
+def test_gradients_of_many_outputs_at_once(form, side):
+    leaves = [torch.randn(shape, dtype=torch.float64) for shape in ((2, 3, side, side), (4, 3, 3, 3, 3), (2, 9, 27))]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    y = conv_per_image(*leaves, ConvArguments(padding=(1, 1)), form)
+    many = torch.randn(5, *y.shape, dtype=torch.float64)
+    batched = torch.autograd.grad(y, leaves, many, is_grads_batched=True, retain_graph=True)
+    for i, dy in enumerate(many):
+        for one, all_of_them in zip(torch.autograd.grad(y, leaves, dy, retain_graph=True), batched, strict=True):
+            torch.testing.assert_close(all_of_them[i], one)
+
+
+@pytest.mark.parametrize("form", ["grouped", "columns"])
+def test_another_default_device_changes_nothing(form):
+    x, weight, operator = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3, 3), torch.randn(2, 9, 27)
+    expected = conv_per_image(x, weight, operator, ConvArguments(), form)
+    with torch.device("meta"):
+        torch.testing.assert_close(conv_per_image(x, weight, operator, ConvArguments(), form), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 5), (2, 2)])
+def test_images_smaller_than_the_kernel_are_refused(size):
+    with pytest.raises(ValueError, match="larger than the kernel after padding"):
+        conv_per_image(
+            torch.randn(1, 3, *size), torch.randn(4, 3, 3, 3, 3), torch.randn(1, 9, 27), ConvArguments(), "grouped"
+        )

@@ -142,7 +142,9 @@ def chosen_way(x: Tensor, U: Tensor, size: tuple[int, int], groups: int) -> str:
     library's convolution is called once an image, and ``"kernels"`` for all else.
     """
     pixels = size[0] * size[1]
-    if len(x) > 0 and is_small(U, pixels, groups):
+    if len(x) == 0:
+        return "kernels"
+    if is_small(U, pixels, groups):
         return "columns"
     return "dense" if is_dense(x, U, pixels) else "kernels"
 
@@ -163,11 +165,12 @@ def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
 
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
-    dx, dU, dM = _empty_grads(x, U, M, need)
+    way = chosen_way(x, U, dy.shape[2:], groups)
+    dx, dU, dM = _empty_grads(x, U, M, [need[0], need[1] and way != "columns", need[2]])
     if len(x) == 0:
         return dx, dU.zero_().to(U.dtype), dM
     dy, U, M = dy.to(x.dtype), U.contiguous(), M.contiguous()
-    if chosen_way(x, U, dy.shape[2:], groups) == "columns":
+    if way == "columns":
         geometry = (*stride, *padding, *dilation)
         dweight, parts = gradients_of_columns(dy, x, U, M, dx if need[0] else None, need[1], geometry)
         for part, of_part in parts if need[2] else ():

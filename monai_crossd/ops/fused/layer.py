@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_image import ConvArguments, apart, graph_of_gradients, grouped_conv
+from ..per_image import ConvArguments, apart, graph_of_gradients, grouped_conv, is_batched
 from ..shift import rotation_to_shift, shift_operator, softmax_pool
 from . import conv as fused_conv
 from . import operator as fused_operator
@@ -102,12 +102,13 @@ class _FusedLayer(torch.autograd.Function):
         images, conv = x if padded is None else padded, call.conv
         U, *net = _contiguous(inputs[2:])
         key = (call, *_images(x, images), *_parameters(U, *net, *running))
-        way, size, last = remembered(key, lambda: _way(x, images, U, running, call))
+        known = (key, torch.backends.cudnn.enabled)
+        way, size, last = remembered(known, lambda: _way(x, images, U, running, call))
 
         def launches(x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
             return launch_forward(x, images, last, way, U, Predictor(*rest[:6]), rest[6:], call)
 
-        h, state, *rest = repeated(("forward", key), launches, x, images, U, *net, *running)
+        h, state, *rest = repeated(("forward", way, key), launches, x, images, U, *net, *running)
         if way == "columns":
             y = convolve_columns(images, U, operator_of(state, images, U), size, last, geometry(conv), rest)
         elif way == "dense":
@@ -126,8 +127,9 @@ class _FusedLayer(torch.autograd.Function):
         *inputs, h, state, mean, var = ctx.saved_tensors
         call, padded = ctx.call, inputs[1] is not None
         of_x, of_padded, of_weight = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():  # a graph of the gradients is wanted
-            return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None
+        if torch.is_grad_enabled() or is_batched(dy):  # a graph of the gradients is wanted, or what can be batched
+            with torch.enable_grad():
+                return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None
         x, images = inputs[0], inputs[1] if padded else inputs[0]
         U, *net = _contiguous(inputs[2:])
         dy = dy if dy.dtype == x.dtype else dy.to(x.dtype)
@@ -195,13 +197,13 @@ def _contiguous(parameters: Sequence[Tensor]) -> list[Tensor]:
 
 def _images(x: Tensor, images: Tensor) -> tuple[Any, ...]:
     """What a record depends on of the images."""
-    kind = (x.shape, x.stride(), x.dtype, precision(x.dtype))
+    kind = (x.device, x.shape, x.stride(), x.dtype, precision(x.dtype))
     return kind if images is x else (*kind, images.shape, images.stride())
 
 
 def _parameters(U: Tensor, w1: Tensor, *others: Tensor) -> tuple[Any, ...]:
     """What a record depends on of the parameters."""
-    return U.shape, U.dtype, w1.shape, w1.dtype, *[t.dtype for t in others]
+    return U.device, U.shape, U.dtype, w1.shape, w1.dtype, *[t.dtype for t in others]
 
 
 def _plain_gradients(

@@ -86,12 +86,14 @@ def repeated(key: Hashable, function: Callable[..., Sequence[Tensor]], *inputs: 
 
 
 def remembered(key: Hashable, find: Callable[[], Any]) -> Any:
-    """``find()``, called once for a key: what is refused and chosen by shapes takes as long as to launch a kernel."""
-    if key not in _facts:
+    """``find()``, not ``None``, called once for a key: to choose by shapes takes as long as to launch a kernel."""
+    found = _facts.get(key)
+    if found is None:
+        found = find()
         if len(_facts) >= PLANS:
             _facts.clear()
-        _facts[key] = find()
-    return _facts[key]
+        _facts[key] = found
+    return found
 
 
 def forget() -> None:
