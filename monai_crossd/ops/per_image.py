@@ -182,29 +182,20 @@ def _convolved(x: Tensor, kernels: Tensor, conv: ConvArguments) -> Tensor:
     return y.view(len(x), -1, y.shape[2], y.shape[3])
 
 
-def _kernels(weight: Tensor, operator: Tensor) -> Tensor:
-    """``U M^T`` of all images by one product, ``(B*C0, C1, K, K)``."""
+def _kernels(weight: Tensor, operator: Tensor, reuse: bool = False) -> Tensor:
+    """``U M^T`` of all images by one product, ``(B*C0, C1, K, K)``; ``reuse``: in memory that the next part takes."""
     c0, c1, size = weight.shape[:3]
     b, taps, voxels = operator.shape
-    kernels = weight.reshape(c0 * c1, voxels) @ operator.reshape(b * taps, voxels).t()
-    return kernels.view(c0 * c1, b, taps).transpose(0, 1).reshape(b * c0, c1, size, size)
-
-
-def _kernels_of_part(weight: Tensor, operator: Tensor) -> Tensor:
-    """The same in memory that is used again."""
-    c0, c1, size = weight.shape[:3]
-    b, taps, voxels = operator.shape
-    product, kernels = (
-        _scratch("product", (c0 * c1, b * taps), operator),
-        _scratch("kernels", (b, c0 * c1, taps), operator),
-    )
-    torch.mm(weight.reshape(c0 * c1, voxels), operator.reshape(b * taps, voxels).t(), out=product)
-    kernels.copy_(product.view(c0 * c1, b, taps).transpose(0, 1))
-    return kernels.view(b * c0, c1, size, size)
+    product = _scratch("product", (c0 * c1, b * taps), operator) if reuse else None
+    product = torch.mm(weight.reshape(c0 * c1, voxels), operator.reshape(b * taps, voxels).t(), out=product)
+    kernels = product.view(c0 * c1, b, taps).transpose(0, 1)
+    if reuse:
+        kernels = _scratch("kernels", (b, c0 * c1, taps), operator).copy_(kernels)
+    return kernels.reshape(b * c0, c1, size, size)
 
 
 def _grouped_forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments) -> Tensor:
-    return _convolved(x, _kernels_of_part(weight, operator), conv)
+    return _convolved(x, _kernels(weight, operator, reuse=True), conv)
 
 
 def _for_images(conv: ConvArguments, images: int) -> tuple[Any, ...]:
@@ -222,7 +213,12 @@ def _grouped_backward(
     b, taps, voxels = operator.shape
     u = weight.reshape(-1, voxels)  # (C0*C1, K*K*K)
     dx, dkernels, _ = torch.ops.aten.convolution_backward(
-        _folded(dy), _folded(x), _kernels_of_part(weight, operator), None, *_for_images(conv, b), [needs_x, True, False]
+        _folded(dy),
+        _folded(x),
+        _kernels(weight, operator, reuse=True),
+        None,
+        *_for_images(conv, b),
+        [needs_x, True, False],
     )
     turned = _scratch("product", (len(u), b, taps), operator)
     dkernels = turned.copy_(dkernels.reshape(b, -1, taps).transpose(0, 1)).view(-1, b * taps)  # (C0*C1, B*K*K)

@@ -7,7 +7,7 @@ for convolutions; ``columns_kernels`` has the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import columns_kernels as kernels
-from .conv_launch import precision
+from .conv_launch import block, cdiv, parts, precision
 from .replay import launch, repeated
 from .turn import channels_last
 
-__all__ = ["convolve_columns", "gradients_of_columns", "is_small", "launch_first", "launch_weight_gradient"]
+__all__ = [
+    "convolve_columns", "geometry", "gradients_of_columns", "is_small", "launch_first", "launch_weight_gradient",
+]  # fmt: skip
 
 Geometry = tuple[int, ...]  # stride, padding and dilation in pixels, per axis
 
@@ -29,6 +31,11 @@ BLOCK_R = 128  # rows of a tile, of 32 values each
 BLOCK = 1024  # values of ``dx`` of a program
 PROGRAMS = 1056  # eight for each of 132 multiprocessors: as many shares as that takes, no more
 _PLAIN = ((1, 1), (0, 0), (1, 1), False, (0, 0), 1)  # a convolution without stride, padding, dilation and groups
+
+
+def geometry(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Geometry:
+    """All three in a row, as kernels take them."""
+    return (*stride, *padding, *dilation)
 
 
 def is_small(U: Tensor, pixels: int, groups: int) -> bool:
@@ -134,11 +141,8 @@ def _turned(a: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _parts(x: Tensor, U: Tensor, size: tuple[int, int]) -> Iterator[slice]:
-    """Parts of the batch whose columns stay below the budget, all of about the same size."""
-    of_image = U[0].numel() * size[0] * size[1] * x.itemsize
-    parts = -(-len(x) // max(1, min(BUDGET // of_image, 65535)))  # the most programs of a grid's second axis
-    images = -(-len(x) // (4 * parts)) * 4 if parts > 1 else len(x)  # operators of every part then start aligned
-    return (slice(first, first + images) for first in range(0, len(x), images))
+    """Parts of the batch whose columns stay below the budget; operators of each start where kernels can load."""
+    return parts(len(x), U[0].numel() * size[0] * size[1] * x.itemsize, BUDGET, multiple=4)
 
 
 def _columns(x: Tensor, M: Tensor, U: Tensor, size: tuple[int, int], geometry: Geometry) -> Tensor:
@@ -155,7 +159,7 @@ def _launch_columns(x: Tensor, M: Tensor, U: Tensor, size: tuple[int, int], geom
     z = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
         launch(
-            kernels.columns_kernel, (-(-rows // BLOCK_R), len(x)), x, M, z, rows, x.shape[1], size[1],
+            kernels.columns_kernel, (cdiv(rows, BLOCK_R), len(x)), x, M, z, rows, x.shape[1], size[1],
             *x.shape[2:], *x.stride(), *geometry, **_blocks(x, U),
         )  # fmt: skip
     return z
@@ -167,9 +171,9 @@ def _gradients(dz: Tensor, x: Tensor, M: Tensor, dx: Tensor | None, U: Tensor, g
     def launches(dz: Tensor, x: Tensor, M: Tensor, *dx: Tensor) -> list[Tensor]:
         (images, channels, *_), (y_h, y_w), taps = x.shape, dz.shape[2:], M.shape[1]
         rows = y_h * y_w * channels
-        share = -(-rows // (BLOCK_R * max(1, PROGRAMS // images))) * BLOCK_R
+        share = cdiv(rows, BLOCK_R * max(1, PROGRAMS // images)) * BLOCK_R
         e = torch.empty((images, taps, rows) if dx else (0,), dtype=x.dtype, device=x.device)
-        dm = torch.empty((-(-rows // share), images, 1, *M.shape[1:]), dtype=torch.float32, device=x.device)
+        dm = torch.empty((cdiv(rows, share), images, 1, *M.shape[1:]), dtype=torch.float32, device=x.device)
         with torch.cuda.device_of(x):
             launch(
                 kernels.columns_grad_kernel, (len(dm), images), x, M, dz, e, dm, rows, share, channels, y_w,
@@ -178,7 +182,7 @@ def _gradients(dz: Tensor, x: Tensor, M: Tensor, dx: Tensor | None, U: Tensor, g
             for one in dx:
                 values = one[0].numel()
                 launch(
-                    kernels.fold_kernel, (-(-values // BLOCK), images), e, one, values, rows, channels, y_h, y_w,
+                    kernels.fold_kernel, (cdiv(values, BLOCK), images), e, one, values, rows, channels, y_h, y_w,
                     x.shape[3], *one.stride(), *geometry, K=U.shape[2], BLOCK=BLOCK,
                 )  # fmt: skip
         return [dm]
@@ -193,7 +197,7 @@ def _blocks(x: Tensor, U: Tensor) -> dict[str, Any]:
     size = U.shape[2]
     return {
         "K": size, "PRECISION": precision(x.dtype), "BLOCK_R": BLOCK_R, "BLOCK_T": 16,
-        "BLOCK_S": max(16, 1 << (size**3 - 1).bit_length()),
+        "BLOCK_S": block(64, size**3),
     }  # fmt: skip
 
 

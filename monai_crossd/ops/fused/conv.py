@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import conv_launch as kernels
 from .availability import available
-from .columns import convolve_columns, gradients_of_columns, is_small, launch_weight_gradient
+from .columns import convolve_columns, geometry, gradients_of_columns, is_small, launch_weight_gradient
 from .dense import convolve_each, is_dense
 from .turn import channels_last
 
@@ -116,9 +116,7 @@ def empty_weight_grad(x: Tensor, U: Tensor) -> Tensor:
 
 def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
     """Parts of the batch whose kernels stay below the budget."""
-    most = min(max(1, BUDGET // kernels.image_bytes(U, x.dtype)), 65535)  # the most programs of a grid's second axis
-    images = -(-x.shape[0] // -(-x.shape[0] // most)) if x.shape[0] else 1  # parts of about the same size
-    return (slice(first, first + images) for first in range(0, x.shape[0], images))
+    return kernels.parts(len(x), kernels.image_bytes(U, x.dtype), BUDGET)
 
 
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
@@ -126,7 +124,7 @@ def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     size, last, U, M = output_size(x, U, stride, padding, dilation), is_channels_last(x), U.contiguous(), M.contiguous()
     way = chosen_way(x, U, size, groups)
     if way == "columns":
-        return convolve_columns(x, U, M, size, last, (*stride, *padding, *dilation))
+        return convolve_columns(x, U, M, size, last, geometry(stride, padding, dilation))
     y = empty_images(x, (len(x), len(U), *size), last)
     if way == "dense":
         convolve_each(x, mixed(x, U, M, groups), y, stride, padding, dilation, groups)
@@ -171,8 +169,8 @@ def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tens
         return dx, dU.zero_().to(U.dtype), dM
     dy, U, M = dy.to(x.dtype), U.contiguous(), M.contiguous()
     if way == "columns":
-        geometry = (*stride, *padding, *dilation)
-        dweight, parts = gradients_of_columns(dy, x, U, M, dx if need[0] else None, need[1], geometry)
+        at = geometry(stride, padding, dilation)
+        dweight, parts = gradients_of_columns(dy, x, U, M, dx if need[0] else None, need[1], at)
         for part, of_part in parts if need[2] else ():
             dM[part] = of_part.sum((0, 2))
         return dx, dU.to(U.dtype) if dweight is None else launch_weight_gradient(dweight, U), dM

@@ -6,7 +6,7 @@ Every launch takes its block sizes as an argument too, for tuning.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,10 @@ from torch import Tensor
 from .conv_kernels import conv_kernel, mix_kernel, unmix_m_kernel, unmix_u_kernel, wgrad_kernel
 from .replay import launch
 
-__all__ = ["LAUNCHES", "Launch", "convolve", "image_bytes", "kernel_grad", "mix", "precision", "unmix_m", "unmix_u"]
+__all__ = [
+    "LAUNCHES", "Launch", "block", "cdiv", "convolve", "image_bytes", "kernel_grad", "mix", "parts", "precision",
+    "unmix_m", "unmix_u",
+]  # fmt: skip
 
 
 class Launch(NamedTuple):
@@ -99,20 +102,33 @@ def _chosen(kernel: str, channels: int, pixels: int, x: Tensor, flat: bool) -> L
     return blocks._replace(block_k=blocks.block_k // 2) if flat or x.stride(1) != 1 else blocks
 
 
-def _block(most: int, size: int) -> int:
+def block(most: int, size: int) -> int:
     """The power of two that covers ``size``, from 16, the least of a matrix product, to ``most``."""
     return max(16, min(most, 1 << (size - 1).bit_length()))
 
 
-def _cdiv(a: int, b: int) -> int:
+def cdiv(a: int, b: int) -> int:
+    """``a / b``, rounded up."""
     return -(-a // b)
 
 
 def _mix_blocks(blocks: Launch, n: int, taps: int, depth: int) -> tuple[int, int, int]:
     """Blocks of rows of U, of taps (all) and of values of a row: all up to K = 4, then 32 at a time."""
-    block_t, block_s = _block(ANY, taps), _block(ANY, depth) if depth <= 64 else 32
+    block_t, block_s = block(ANY, taps), block(ANY, depth) if depth <= 64 else 32
     tile = TILE if depth <= 32 else TILE // 4  # longer rows keep addresses and sums in registers besides
-    return _block(min(blocks.block_m, tile // max(block_t, block_s)), n), block_t, block_s
+    return block(min(blocks.block_m, tile // max(block_t, block_s)), n), block_t, block_s
+
+
+def parts(images: int, bytes_each: int, budget: int, multiple: int = 1) -> Iterator[slice]:
+    """Parts of a batch of about the same size, which hold about ``budget`` bytes at most, or one image.
+
+    Several parts start at multiples of ``multiple``. None has more images than a grid's second axis has programs.
+    """
+    most = min(max(1, budget // bytes_each), 65535 // multiple * multiple)
+    size = cdiv(images, cdiv(images, most)) if images else 1
+    if size < images:
+        size = cdiv(size, multiple) * multiple
+    return (slice(first, first + size) for first in range(0, images, size))
 
 
 def image_bytes(U: Tensor, dtype: torch.dtype) -> int:
@@ -142,9 +158,9 @@ def mix(
     block_n, block_t, block_s = _mix_blocks(blocks, n, taps, depth)
     layout = (groups * red, rows) if transposed else (c_out, red)
     k = torch.empty((batch, taps, *layout), dtype=dtype, device=U.device)
-    share = _cdiv(batch, max(1, PROGRAMS // _cdiv(n, block_n)))
+    share = cdiv(batch, max(1, PROGRAMS // cdiv(n, block_n)))
     launch(
-        mix_kernel, (_cdiv(n, block_n), _cdiv(batch, share)), U, M, k, n, batch, share, rows, red,
+        mix_kernel, (cdiv(n, block_n), cdiv(batch, share)), U, M, k, n, batch, share, rows, red,
         T=taps, S=depth, TRANSPOSED=transposed, BLOCK_N=block_n, BLOCK_T=block_t, BLOCK_S=block_s,
         PRECISION=precision(dtype), num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
@@ -163,9 +179,9 @@ def unmix_u(M: Tensor, dk: Tensor, du: Tensor, add: bool, blocks: Launch | None 
     """
     (batch, taps, depth), n = M.shape, du.shape[0] * du.shape[1]
     rows, blocks = batch * dk.shape[1] * taps, blocks or _unmix_launch("u", n)
-    block_n, sizes = _block(blocks.block_m, n), _unmix_blocks(dk, M, blocks)
+    block_n, sizes = block(blocks.block_m, n), _unmix_blocks(dk, M, blocks)
     launch(
-        unmix_u_kernel, (_cdiv(n, block_n), _cdiv(depth, sizes["BLOCK_S"])), M, dk, du, rows, n, dk.shape[1],
+        unmix_u_kernel, (cdiv(n, block_n), cdiv(depth, sizes["BLOCK_S"])), M, dk, du, rows, n, dk.shape[1],
         T=taps, ADD=add, BLOCK_N=block_n, **sizes,
     )  # fmt: skip
 
@@ -184,10 +200,10 @@ def unmix_m(U: Tensor, M: Tensor, dk: Tensor, blocks: Launch | None = None) -> T
     """
     (batch, taps, depth), n, parts = M.shape, U.shape[0] * U.shape[1], dk.shape[1]
     rows, blocks = batch * parts * taps, blocks or _unmix_launch("m", n)
-    block_n, sizes = _block(blocks.block_n, n), _unmix_blocks(dk, M, blocks)
-    of_rows, of_depth = _cdiv(rows, sizes["BLOCK_R"]), _cdiv(depth, sizes["BLOCK_S"])
-    share = _cdiv(_cdiv(n, _cdiv(PROGRAMS, of_rows * of_depth)), block_n) * block_n
-    dm = torch.empty((_cdiv(n, share), batch, parts, taps, depth), dtype=torch.float32, device=U.device)
+    block_n, sizes = block(blocks.block_n, n), _unmix_blocks(dk, M, blocks)
+    of_rows, of_depth = cdiv(rows, sizes["BLOCK_R"]), cdiv(depth, sizes["BLOCK_S"])
+    share = cdiv(cdiv(n, cdiv(PROGRAMS, of_rows * of_depth)), block_n) * block_n
+    dm = torch.empty((cdiv(n, share), batch, parts, taps, depth), dtype=torch.float32, device=U.device)
     launch(unmix_m_kernel, (of_rows, len(dm), of_depth), U, dk, dm, rows, n, share, BLOCK_N=block_n, **sizes)
     return dm
 
@@ -200,7 +216,7 @@ def _unmix_blocks(dk: Tensor, M: Tensor, blocks: Launch) -> dict[str, Any]:
     """What both kernels are told besides their rows of ``U``."""
     batch, taps, depth = M.shape
     return {
-        "S": depth, "BLOCK_R": _block(blocks.block_k, batch * dk.shape[1] * taps), "BLOCK_S": _block(32, depth),
+        "S": depth, "BLOCK_R": block(blocks.block_k, batch * dk.shape[1] * taps), "BLOCK_S": block(32, depth),
         "PRECISION": precision(dk.dtype), "num_warps": blocks.num_warps, "num_stages": blocks.num_stages,
     }  # fmt: skip
 
@@ -230,17 +246,17 @@ def convolve(
         every // math.gcd(every, apart) if transposed else 1 for every, apart in zip(stride, dilation, strict=True)
     ]
     classes = stride[0] * stride[1] if transposed else 1
-    n_pix = _cdiv(height, stride[0]) * _cdiv(width, stride[1]) if transposed else height * width
-    taps = _cdiv(size, steps[0]) * _cdiv(size, steps[1])  # of a class, at most
+    n_pix = cdiv(height, stride[0]) * cdiv(width, stride[1]) if transposed else height * width
+    taps = cdiv(size, steps[0]) * cdiv(size, steps[1])  # of a class, at most
     flat = red < FLAT
     blocks = blocks or _chosen("conv", rows, n_pix, x, flat)
-    block_m, block_n = _block(blocks.block_m, rows), _block(blocks.block_n, n_pix)
+    block_m, block_n = block(blocks.block_m, rows), block(blocks.block_n, n_pix)
     launch(
-        conv_kernel, (_cdiv(rows, block_m) * _cdiv(n_pix, block_n) * groups, x.shape[0], classes),
+        conv_kernel, (cdiv(rows, block_m) * cdiv(n_pix, block_n) * groups, x.shape[0], classes),
         x, k, y, rows, red, groups, height, width, x.shape[2], x.shape[3], *x.stride(), *y.stride(),
         *stride, *padding, *dilation, *steps,
         K=size, TRANSPOSED=transposed, FLAT=flat, PRECISION=precision(x.dtype), BLOCK_M=block_m, BLOCK_N=block_n,
-        BLOCK_K=_block(blocks.block_k, red * taps if flat else red),
+        BLOCK_K=block(blocks.block_k, red * taps if flat else red),
         num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
 
@@ -268,13 +284,13 @@ def kernel_grad(
     rows, n_pix = c_out // groups, h_out * w_out
     flat = red < FLAT
     blocks = blocks or _chosen("wgrad", rows, n_pix, x, flat)
-    block_m, block_n = _block(blocks.block_m, rows), _block(blocks.block_n, taps * red if flat else red)
-    block_k = _block(blocks.block_k, n_pix)
-    columns = _cdiv(taps * red, block_n) if flat else taps * _cdiv(red, block_n)
-    programs = columns * _cdiv(rows, block_m) * groups
+    block_m, block_n = block(blocks.block_m, rows), block(blocks.block_n, taps * red if flat else red)
+    block_k = block(blocks.block_k, n_pix)
+    columns = cdiv(taps * red, block_n) if flat else taps * cdiv(red, block_n)
+    programs = columns * cdiv(rows, block_m) * groups
     parts = max(1, min(PROGRAMS // (programs * batch), n_pix // (STEPS * block_k)))
-    share = _cdiv(_cdiv(n_pix, parts), block_k) * block_k
-    parts = _cdiv(n_pix, share)
+    share = cdiv(cdiv(n_pix, parts), block_k) * block_k
+    parts = cdiv(n_pix, share)
     dk = torch.empty((batch, parts, taps, c_out, red), dtype=x.dtype, device=x.device)
     launch(
         wgrad_kernel, (programs, batch, parts),

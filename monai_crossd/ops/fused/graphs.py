@@ -46,7 +46,7 @@ class Graphs:
             if known == SIGHTINGS and (graph := _captured(device, launches)) is not None:
                 known = self._known[addresses] = graph
             else:
-                if len(self._known) >= MOST:
+                if known == 0 and len(self._known) >= MOST:
                     self._known.clear()
                 self._known[addresses] = min(known + 1, SIGHTINGS)
                 return launches(torch._C._cuda_getCurrentRawStream(device.index))

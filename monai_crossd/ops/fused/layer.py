@@ -19,20 +19,13 @@ from ..shift import rotation_to_shift, shift_operator, softmax_pool
 from . import conv as fused_conv
 from . import operator as fused_operator
 from . import predictor as fused_predictor
-from .columns import convolve_columns, gradients_of_columns, launch_weight_gradient
+from .columns import convolve_columns, geometry, gradients_of_columns, launch_weight_gradient
 from .conv_launch import precision
 from .dense import convolve_each
-from .layer_launch import (
-    Call,
-    Needs,
-    geometry,
-    launch_backward,
-    launch_forward,
-    launch_predictor_backward,
-    operator_of,
-)
+from .layer_launch import Call, Needs, launch_backward, launch_forward, launch_predictor_backward, operator_of
 from .predictor_launch import Predictor
 from .replay import remembered, repeated
+from .turn import channels_last
 
 __all__ = ["fused_layer"]
 
@@ -110,7 +103,7 @@ class _FusedLayer(torch.autograd.Function):
 
         h, state, *rest = repeated(("forward", way, key), launches, x, images, U, *net, *running)
         if way == "columns":
-            y = convolve_columns(images, U, operator_of(state, images, U), size, last, geometry(conv), rest)
+            y = convolve_columns(images, U, operator_of(state, images, U), size, last, geometry(*conv[:3]), rest)
         elif way == "dense":
             y = fused_conv.empty_images(images, (len(images), len(U), *size), last)
             convolve_each(images, rest[0], y, *conv[:3], conv.groups)
@@ -164,13 +157,16 @@ def _gradients_by_columns(
     operator = operator_of(state, images, U)
     last, same = fused_conv.is_channels_last(images), images is x
     dimages = fused_conv.empty_images(images, images.shape, last) if needs.images else None
-    dweight, parts = gradients_of_columns(dy, images, U, operator, dimages, needs.weight, geometry(call.conv))
+    dweight, parts = gradients_of_columns(dy, images, U, operator, dimages, needs.weight, geometry(*call.conv[:3]))
     slices = [part for part, _ in parts]
 
     def launches(x: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
         (h, state), sums, others = rest[6:8], zip(slices, rest[8:], strict=False), list(rest[8 + len(slices) :])
-        dU = [launch_weight_gradient(others.pop(), U)] if needs.weight else []
-        return dU + launch_predictor_backward(sums, x, U, Predictor(*rest[:6]), h, state, call, needs, same, others)
+        x, dU = channels_last(x), [launch_weight_gradient(others.pop(), U)] if needs.weight else []
+        dx = others or ([torch.empty_like(x)] if needs.x and not same else [])
+        into = dx[0] if dx else None
+        grads = launch_predictor_backward(sums, x, U, Predictor(*rest[:6]), h, state, call, into, add=same)
+        return [*dU, *([] if same else dx), *grads]
 
     written = [one for one in (dimages if same else None, dweight) if one is not None]
     inputs = (x, U, *net, h, state, *(sums for _, sums in parts), *written)

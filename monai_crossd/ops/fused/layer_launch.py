@@ -6,7 +6,7 @@ These functions allocate tensors and launch kernels and do nothing else, which i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 from ..per_image import ConvArguments
 from . import conv as fused_conv
 from . import operator as fused_operator
-from .columns import launch_first
+from .columns import geometry, launch_first
 from .predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
 from .turn import channels_last
 
-__all__ = ["Call", "Needs", "geometry", "launch_backward", "launch_forward", "launch_predictor_backward", "operator_of"]
+__all__ = ["Call", "Needs", "launch_backward", "launch_forward", "launch_predictor_backward", "operator_of"]
 
 
 class Call(NamedTuple):
@@ -71,7 +71,7 @@ def launch_forward(
     fused_operator.write_operator(r, operator, size)
     if way == "columns":
         output = fused_conv.output_size(images, U, *conv[:3])
-        return [h, state, *launch_first(images, U, operator, output, geometry(conv))]
+        return [h, state, *launch_first(images, U, operator, output, geometry(*conv[:3]))]
     if way == "dense":
         return [h, state, fused_conv.mixed(images, U, operator, conv.groups)]
     images = x if same else channels_last(images)
@@ -91,48 +91,36 @@ def launch_backward(
     dimages = fused_conv.empty_images(x, images.shape, last) if needs.images else None
     dU = fused_conv.empty_weight_grad(images, U) if needs.weight else None
     sums = fused_conv.gradients(dy, images, U, operator, dimages, dU, *conv[:3], conv.groups, True)
-    dx = [dimages] if same and dimages is not None else []
-    of_predictor = launch_predictor_backward(sums, x, U, net, h, state, call, needs, same, dx)
-    found = [*of_predictor[: len(of_predictor) - len(net)], None if dU is None else dU.to(U.dtype)]
-    return [one for one in (dimages, *found) if one is not None] + of_predictor[-len(net) :]
+    dx = dimages if same else torch.empty_like(x) if needs.x else None
+    grads = launch_predictor_backward(sums, x, U, net, h, state, call, dx, add=same)
+    found = (dimages, None if same else dx, None if dU is None else dU.to(U.dtype))
+    return [*(one for one in found if one is not None), *grads]
 
 
 def launch_predictor_backward(
     sums: Iterable[tuple[slice, Tensor]], x: Tensor, U: Tensor, net: Predictor, h: Tensor, state: Tensor, call: Call,
-    needs: Needs, same: bool, written: Sequence[Tensor],
-) -> list[Tensor]:  # fmt: skip
-    """From the gradient to the operators on.
+    dx: Tensor | None, add: bool,
+) -> Predictor:  # fmt: skip
+    """Gradients to the predictor's parameters from that to the operators, and what it adds to that of ``x``.
 
     Args:
         sums: parts of the batch, and partial sums of the gradient to their operators.
-        x: as in forward, and so what is not named here.
+        x: as in forward, channels_last, and so what is not named here.
         U: see ``x``.
         net: see ``x``.
         h: see ``x``.
         state: see ``x``.
         call: see ``x``.
-        needs: which gradients are wanted.
-        same: whether ``x`` is what was convolved.
-        written: the gradient to that, if wanted, to which that of the predictor is added.
-
-    Returns:
-        the gradient to ``x`` where that is another tensor and needed, and those to the predictor's parameters.
+        dx: in the shape of ``x``, written; ``None`` where it is not needed.
+        add: whether to add to what ``dx`` holds.
     """
-    x = channels_last(x)
     _, r, stats, soft = _split(state, _state_shapes(x, U, net, call.training))
     dr = torch.empty_like(r)
     for part, dm in sums:
         fused_operator.write_gradient(dm, r[part], dr[part], U.shape[-1])
     grads = empty_grads(net)
-    own = [torch.empty_like(x)] if needs.x and not same else []
-    dx = next(iter((*written, *own)), None)
-    write_gradients(dr, x, h, stats, soft, net, call.training, grads, dx, add=same)
-    return [*own, *grads]
-
-
-def geometry(conv: ConvArguments) -> tuple[int, ...]:
-    """Stride, padding and dilation in pixels, per axis."""
-    return (*conv.stride, *conv.padding, *conv.dilation)
+    write_gradients(dr, x, h, stats, soft, net, call.training, grads, dx, add)
+    return grads
 
 
 def operator_of(state: Tensor, x: Tensor, U: Tensor) -> Tensor:

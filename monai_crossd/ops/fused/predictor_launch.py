@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import predictor_backward_kernels as backward_kernels
 from . import predictor_kernels as forward_kernels
-from .conv_launch import precision
+from .conv_launch import cdiv, precision
 from .replay import launch
 
 __all__ = ["Predictor", "Running", "empty_grads", "shape_h", "write_gradients", "write_pool"]
@@ -50,10 +50,6 @@ class Running(NamedTuple):
     var: Tensor  # (N,)
     batches: Tensor  # (), int64
     momentum: float | None = None  # None for one over the number of batches, counted by the caller
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 def _power(n: int) -> int:
@@ -99,7 +95,7 @@ def _precision(dtype: torch.dtype) -> str:
 def _block_p(images: int, pixels: int, blocks: int = 1) -> int:
     """Pixels of a tile: fewer where an image has fewer or where the tiles would not fill the device."""
     block = min(BLOCK_P, max(BLOCK_P_MIN, _power(pixels)))
-    while block > BLOCK_P_MIN and images * _ceil(pixels, block) * blocks < MULTIPROCESSORS:
+    while block > BLOCK_P_MIN and images * cdiv(pixels, block) * blocks < MULTIPROCESSORS:
         block //= 2
     return block
 
@@ -107,8 +103,8 @@ def _block_p(images: int, pixels: int, blocks: int = 1) -> int:
 def _tiles(images: int, pixels: int, blocks: int = 1) -> dict[str, int]:
     """Tiles of all images, dealt in runs to at most ``PROGRAMS`` programs."""
     block = _block_p(images, pixels, blocks)
-    tiles = _ceil(pixels, block)
-    run = _ceil(images * tiles * blocks, PROGRAMS)
+    tiles = cdiv(pixels, block)
+    run = cdiv(images * tiles * blocks, PROGRAMS)
     return {"tiles": tiles, "all_tiles": images * tiles, "run": run, "BLOCK_P": block}
 
 
@@ -118,9 +114,9 @@ def _pool_hidden(
     """From ``h`` or ``x`` to ``r``; ``args`` are the pointers of ``pool_kernel`` between ``x`` and the partial sums."""
     images, pixels = x.shape[0], x.shape[2] * x.shape[3]
     block = _block_p(images, pixels)
-    tiles = _ceil(pixels, block)
-    run = _ceil(tiles, max(1, PROGRAMS // images))
-    programs = _ceil(tiles, run)
+    tiles = cdiv(pixels, block)
+    run = cdiv(tiles, max(1, PROGRAMS // images))
+    programs = cdiv(tiles, run)
     part = x.new_empty((images, programs, 3, 4) if programs > 1 else (0,), dtype=torch.float32)
     launch(
         forward_kernels.pool_kernel, (images * programs,), x, *args, part, r, soft, B=images, tiles=tiles, run=run,
@@ -161,7 +157,7 @@ def write_pool(
         source = x.new_empty(shape_h(x, hidden, True)) if load and not keep else h
         if training:
             tiles = _tiles(images, x.shape[2] * x.shape[3])
-            parts = _ceil(tiles["all_tiles"], tiles["run"])
+            parts = cdiv(tiles["all_tiles"], tiles["run"])
             part = x.new_empty((1 + 2 * hidden, parts), dtype=torch.float32)
             launch(
                 forward_kernels.project_kernel, (parts,), x, net.w1, source, part, STORE=load, **tiles,
@@ -204,11 +200,11 @@ def write_gradients(
     (hidden, channels), images, pixels = net.w1.shape[:2], x.shape[0], x.shape[2] * x.shape[3]
     load = not _recomputes(channels, hidden)
     sizes = _sizes(x, hidden)
-    blocks = _ceil(channels, sizes["BLOCK_C"])
+    blocks = cdiv(channels, sizes["BLOCK_C"])
     args = (x, net.w1, h, dr, stats, soft, net.gamma, net.beta, net.w2)
     with torch.cuda.device_of(x):
         tiles = _tiles(images, pixels)
-        parts = _ceil(tiles["all_tiles"], tiles["run"])
+        parts = cdiv(tiles["all_tiles"], tiles["run"])
         part = x.new_empty((6, hidden, parts), dtype=torch.float32)
         sums = x.new_empty((2, hidden), dtype=torch.float32)
         launch(backward_kernels.parameter_sums_kernel, (parts,), *args, part, B=images, LOAD=load, **tiles, **sizes)
@@ -217,7 +213,7 @@ def write_gradients(
             images, hidden, parts, TRAINING=training, BLOCK_T=BLOCK_T,
         )  # fmt: skip
         tiles = _tiles(images, pixels, blocks)
-        parts = _ceil(tiles["all_tiles"], tiles["run"])
+        parts = cdiv(tiles["all_tiles"], tiles["run"])
         part = x.new_empty((parts, hidden, channels), dtype=torch.float32)
         sum_x, sum_dh = (x.new_empty((parts, count), dtype=torch.float32) for count in (channels, hidden))
         db, dc, dh, dw, flat = (0, 0, 0, 0, True) if dx is None else _place(dx)
@@ -228,7 +224,7 @@ def write_gradients(
             **tiles, **sizes | {"num_stages": NUM_STAGES_DX},
         )  # fmt: skip
         launch(
-            backward_kernels.weight_gradient_kernel, (hidden, _ceil(channels, BLOCK_PARTS_C)), part, sum_x, sum_dh,
+            backward_kernels.weight_gradient_kernel, (hidden, cdiv(channels, BLOCK_PARTS_C)), part, sum_x, sum_dh,
             grads.w1, images, pixels, channels, hidden, parts, TRAINING=training, BLOCK_T=BLOCK_PARTS,
             BLOCK_C=BLOCK_PARTS_C, num_warps=2 * NUM_WARPS,
         )  # fmt: skip

@@ -18,18 +18,11 @@ from monai_crossd.ops.fused.conv import fused_conv2d
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 pytestmark = [
-    pytest.mark.usefixtures("ieee"),
+    pytest.mark.usefixtures("ieee", "nothing_recorded"),
     pytest.mark.skipif(
         not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
     ),
 ]
-
-
-@pytest.fixture(autouse=True)
-def nothing_recorded():
-    replay.forget()
-    yield
-    replay.forget()
 
 
 def each(x, U, M, stride, padding, dilation):

@@ -9,16 +9,12 @@ from monai_crossd.ops.fused import replay
 from monai_crossd.ops.fused.availability import available
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.skipif(
-    not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
-)
-
-
-@pytest.fixture(autouse=True)
-def nothing_recorded():
-    replay.forget()
-    yield
-    replay.forget()
+pytestmark = [
+    pytest.mark.usefixtures("nothing_recorded"),
+    pytest.mark.skipif(
+        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
+    ),
+]
 
 
 def operators(r):

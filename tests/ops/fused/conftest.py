@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import pytest
+
+from monai_crossd.ops.fused import replay
+
+
+@pytest.fixture
+def nothing_recorded():
+    """Launches are recorded anew."""
+    replay.forget()
+    yield
+    replay.forget()
