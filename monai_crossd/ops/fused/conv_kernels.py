@@ -38,40 +38,39 @@ def _dot(a, b, acc, PRECISION: tl.constexpr):
     return split_dot(a, b, acc) if PRECISION == "split" else tl.dot(a, b, acc, input_precision=PRECISION)
 
 
-@jit("batch", "share")
+@jit("n_rows", "share")
 def mix_kernel(
-    u, m, k, n_rows, batch, share, rows, red,
-    T: tl.constexpr, S: tl.constexpr, TRANSPOSED: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
+    u, m, k, n_values, n_rows, share, rows, red,
+    S: tl.constexpr, TRANSPOSED: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``k[b, t, n] = sum_s m[b, t, s] u[n, s]`` for a block of ``n``, in the order of k, and a share of the batch."""
+    """``k[r, n] = sum_s m[r, s] u[n, s]`` for a block of ``n``, in the order of k, and a share of ``r = (b, t)``."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    t = tl.arange(0, BLOCK_T)[:, None]
     s = tl.arange(0, BLOCK_S)
     row = n
     if TRANSPOSED:  # n = (group, c, o), row of u = (group, o, c); any order of rows loads alike
         c = n // rows
         row = ((c // red) * rows + n % rows) * red + c % red
-    first = tl.program_id(1) * share
     u_at = u + row[None, :] * S + s[:, None]
-    m_at = m + first * T * S + t * S + s[None, :]
-    k_at = k + first.to(tl.int64) * T * n_rows + t * n_rows + n[None, :]
-    n_ok = (n < n_rows)[None, :]
+    n_ok = (n < n_values)[None, :]
     if S <= BLOCK_S:
         ut = tl.load(u_at, mask=n_ok & (s < S)[:, None], other=0.0).to(tl.float32)  # (BLOCK_S, BLOCK_N), kept
-    for _ in range(first, tl.minimum(first + share, batch)):
+    first = tl.program_id(1) * share
+    for r0 in range(first, tl.minimum(first + share, n_rows), BLOCK_R):
+        r = r0 + tl.arange(0, BLOCK_R)
+        r_ok = (r < n_rows)[:, None]
+        m_at = m + r[:, None] * S + s[None, :]
         if S <= BLOCK_S:
-            mt = tl.load(m_at, mask=(t < T) & (s < S)[None, :], other=0.0)  # (BLOCK_T, BLOCK_S)
+            mt = tl.load(m_at, mask=r_ok & (s < S)[None, :], other=0.0)  # (BLOCK_R, BLOCK_S)
             acc = tl.dot(mt, ut, input_precision=PRECISION)
-        else:  # K = 5 and more: u is read for every image
-            acc = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+        else:  # K = 5 and more: u is read for every block of rows
+            acc = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
             for s0 in range(0, S, BLOCK_S):
-                mt = tl.load(m_at + s0, mask=(t < T) & (s0 + s < S)[None, :], other=0.0)
+                mt = tl.load(m_at + s0, mask=r_ok & (s0 + s < S)[None, :], other=0.0)
                 ut = tl.load(u_at + s0, mask=n_ok & (s0 + s < S)[:, None], other=0.0).to(tl.float32)
                 acc = tl.dot(mt, ut, acc, input_precision=PRECISION)
-        tl.store(k_at, acc.to(k.dtype.element_ty), mask=(t < T) & n_ok)
-        m_at += T * S
-        k_at += T * n_rows
+        k_at = k + r.to(tl.int64)[:, None] * n_values + n[None, :]
+        tl.store(k_at, acc.to(k.dtype.element_ty), mask=r_ok & n_ok)
 
 
 @jit("n_rows", "parts")

@@ -1,4 +1,4 @@
-"""Launches of the kernels in ``conv_kernels``: block sizes by a table, grids, and the tensors they write.
+"""Launches of the kernels in ``conv_kernels``: block sizes, by ``conv_tables``, grids, and the tensors they write.
 
 Every launch takes its block sizes as an argument too, for tuning.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .conv_kernels import conv_kernel, mix_kernel, unmix_m_kernel, unmix_u_kernel, wgrad_kernel
+from .conv_tables import ANY, LAUNCHES, MIX, UNMIX, Launch
 from .replay import launch
 
 __all__ = [
@@ -20,57 +21,7 @@ __all__ = [
     "unmix_m", "unmix_u",
 ]  # fmt: skip
 
-
-class Launch(NamedTuple):
-    """Tile of a program: rows, columns and length of a step of its matrix product; then warps and pipeline stages."""
-
-    block_m: int
-    block_n: int
-    block_k: int
-    num_warps: int
-    num_stages: int
-
-
-# Hopper, the best found on an H200 for ResNet-18's layers at batch 32. {(kernel, arithmetic): rows of (most channels,
-# most pixels, launch)}; the first that fits is taken, and blocks larger than the layer shrink to it. conv: block_m
-# output channels, block_n pixels, block_k channels to sum over. wgrad: block_m output channels, block_n input channels,
-# block_k pixels.
-ANY = 1 << 62
-LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
-    ("conv", "half"): [
-        (ANY, 64, Launch(64, 64, 64, 4, 4)),  # one tile holds an image: parallelism must come from channels
-        (32, ANY, Launch(32, 128, 32, 4, 4)),  # few channels: wide in pixels, which are then the rows
-        (64, ANY, Launch(64, 128, 64, 4, 3)),  # as high as one instruction of a warpgroup, 72 KB in flight
-        (ANY, 256, Launch(128, 64, 64, 4, 4)),  # 14x14: two programs for each multiprocessor at batch 32
-        (ANY, ANY, Launch(128, 256, 64, 8, 3)),  # most operations for each byte loaded: 0.82 of the time of 128x128
-    ],
-    ("conv", "tf32"): [  # steps half as long, since values are twice as large; the reasons are those above
-        (ANY, 64, Launch(64, 64, 32, 4, 4)),
-        (32, ANY, Launch(32, 128, 32, 4, 3)),
-        (64, ANY, Launch(64, 128, 32, 4, 3)),
-        (ANY, 256, Launch(128, 64, 32, 4, 4)),
-        (ANY, ANY, Launch(128, 128, 32, 8, 3)),
-    ],
-    ("conv", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
-    ("wgrad", "half"): [
-        (64, ANY, Launch(64, 64, 64, 4, 3)),  # small products: taps and images give the parallelism
-        (ANY, 64, Launch(128, 128, 64, 8, 1)),  # one step is the whole sum, bound by writing dk: no pipeline
-        (ANY, ANY, Launch(128, 128, 64, 8, 3)),  # most operations for each byte loaded
-    ],
-    ("wgrad", "tf32"): [  # split in two, so tiles pass registers, and no pipeline helps
-        (64, ANY, Launch(64, 64, 64, 4, 1)),
-        (128, ANY, Launch(64, 64, 32, 4, 1)),
-        (ANY, ANY, Launch(128, 128, 32, 8, 1)),
-    ],
-    ("wgrad", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
-}
-MIX = Launch(256, 0, 0, 2, 3)  # rows of U only: for K = 3, 256 rows of 32 values are 64 registers a thread
-# rows of U for dU, rows of U for dM, rows of dk at a time; {kernel: rows of (most rows of U, launch)}
-UNMIX: dict[str, list[tuple[int, Launch]]] = {
-    "u": [(128 * 128, Launch(64, 0, 64, 4, 3)), (ANY, Launch(256, 0, 32, 4, 3))],
-    "m": [(256 * 256, Launch(0, 64, 64, 4, 4)), (ANY, Launch(0, 64, 128, 8, 3))],
-}
-TILE = 8192  # values of a tile that mix keeps in registers; larger K takes fewer rows of U
+TILE = 4096  # values of U that mix keeps in registers: 128 rows of 32
 PROGRAMS = 264  # two for each of 132 multiprocessors: below that, batch or pixels are split further
 STEPS = 8  # least steps of a program of wgrad when pixels are split
 FLAT = 16  # with fewer input channels taps and channels are one axis: tensor cores take 16 values at a time
@@ -112,11 +63,12 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _mix_blocks(blocks: Launch, n: int, taps: int, depth: int) -> tuple[int, int, int]:
-    """Blocks of rows of U, of taps (all) and of values of a row: all up to K = 4, then 32 at a time."""
-    block_t, block_s = block(ANY, taps), block(ANY, depth) if depth <= 64 else 32
-    tile = TILE if depth <= 32 else TILE // 4  # longer rows keep addresses and sums in registers besides
-    return block(min(blocks.block_m, tile // max(block_t, block_s)), n), block_t, block_s
+def _mix_blocks(blocks: Launch, n: int, rows: int, depth: int) -> dict[str, int]:
+    """Blocks of rows of U, of rows of M and of values of a row: all up to K = 4, then 32 at a time."""
+    block_s = block(ANY, depth) if depth <= 64 else 32
+    tile = TILE if depth <= 32 else TILE // 2  # longer rows keep addresses and sums in registers besides
+    block_n = block(min(blocks.block_m, tile // block_s), n)
+    return {"BLOCK_N": block_n, "BLOCK_R": block(blocks.block_k, rows), "BLOCK_S": block_s}
 
 
 def parts(images: int, bytes_each: int, budget: int, multiple: int = 1) -> Iterator[slice]:
@@ -153,16 +105,17 @@ def mix(
         ``(B, K*K, C_out, C_in/groups)``, transposed ``(B, K*K, C_in, C_out/groups)``.
     """
     (batch, taps, depth), c_out, red = M.shape, U.shape[0], U.shape[1]
-    n, rows = c_out * red, c_out // groups
-    blocks = blocks or MIX
-    block_n, block_t, block_s = _mix_blocks(blocks, n, taps, depth)
+    n, rows, how = c_out * red, c_out // groups, precision(dtype)
+    blocks = blocks or MIX["half" if dtype != torch.float32 else how]
+    sizes = _mix_blocks(blocks, n, batch * taps, depth)
     layout = (groups * red, rows) if transposed else (c_out, red)
     k = torch.empty((batch, taps, *layout), dtype=dtype, device=U.device)
-    share = cdiv(batch, max(1, PROGRAMS // cdiv(n, block_n)))
+    columns, block_r = cdiv(n, sizes["BLOCK_N"]), sizes["BLOCK_R"]
+    share = cdiv(cdiv(batch * taps, block_r), max(1, 2 * PROGRAMS // columns)) * block_r
     launch(
-        mix_kernel, (cdiv(n, block_n), cdiv(batch, share)), U, M, k, n, batch, share, rows, red,
-        T=taps, S=depth, TRANSPOSED=transposed, BLOCK_N=block_n, BLOCK_T=block_t, BLOCK_S=block_s,
-        PRECISION=precision(dtype), num_warps=blocks.num_warps, num_stages=blocks.num_stages,
+        mix_kernel, (columns, cdiv(batch * taps, share)), U, M, k, n, batch * taps, share, rows, red,
+        S=depth, TRANSPOSED=transposed, **sizes, PRECISION=how, num_warps=blocks.num_warps,
+        num_stages=blocks.num_stages,
     )  # fmt: skip
     return k
 

@@ -9,18 +9,26 @@ from __future__ import annotations
 
 from monai_crossd.ops.fused.language import jit, split_dot, tl
 from monai_crossd.ops.fused.predictor_tiles import (
+    _columns_of_w1,
     _dot,
     _feature_gradients,
     _features,
+    _hidden,
+    _load_hidden,
     _of_image,
     _offsets,
     _pixels,
+    _planes,
     _project,
     _rows,
+    _store_hidden,
     _vector,
 )
 
-__all__ = ["input_gradient_kernel", "parameter_gradient_kernel", "parameter_sums_kernel", "weight_gradient_kernel"]
+__all__ = [
+    "input_gradient_kernel", "parameter_gradient_kernel", "parameter_sums_kernel", "planes_gradient_kernel",
+    "weight_gradient_kernel",
+]  # fmt: skip
 
 
 @jit()
@@ -48,17 +56,21 @@ def _part(first, last, image, tiles):
 
 @jit()
 def parameter_sums_kernel(
-    x_ptr, w1_ptr, h_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, part_ptr,
+    x_ptr, w1_ptr, h_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, dy_ptr, part_ptr,
     B, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
-    LOAD: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    LOAD: tl.constexpr, STORE: tl.constexpr,
+    PLANES: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Sums of ``dy``, ``dy xhat`` and the four rows of ``dW2`` over ``run`` tiles, (6, N, programs)."""
+    """Sums of ``dy``, ``dy xhat`` and the four rows of ``dW2`` over ``run`` tiles, (6, N, programs).
+
+    ``STORE`` leaves ``dy`` for :func:`input_gradient_kernel`.
+    """
     program, programs = tl.program_id(0), tl.num_programs(0)
     n = tl.arange(0, BLOCK_N)
     mean, invstd = _vector(stats_ptr, n, N), _vector(stats_ptr + N, n, N)
-    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
-    none = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)  # pixels are added up at the end
+    slope, beta, w2 = _vector(gamma_ptr, n, N) * invstd, _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
+    none = tl.zeros((BLOCK_N, BLOCK_P), tl.float32)  # pixels are added up at the end
     sum_dy, sum_dy_xhat, dw0, dw1, dw2, dw3 = none, none, none, none, none, none
     first, last, first_image, images = _share(program, run, tiles, all_tiles)
     for number in range(images):  # all from this number: sums of steps Triton 3.6 takes for constant
@@ -68,27 +80,29 @@ def parameter_sums_kernel(
         for tile in range(first_tile, last_tile):
             p = _pixels(tile, BLOCK_P, WIDE)
             if LOAD:
-                inside = (p[:, None] < P) & (n[None, :] < N)
-                h = tl.load(h_ptr + b * P * N + p[:, None] * N + n[None, :], mask=inside, other=0.0).to(tl.float32)
+                h = _load_hidden(h_ptr + b * P * N, p, P, N, BLOCK_N)
             else:
                 h = _project(
-                    x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION, BLOCK_P, BLOCK_C, BLOCK_N
-                )
-            xhat, y, z, f = _features(h, mean, invstd, gamma, beta, w2)
+                    x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, PLANES, FLAT, WIDE, PRECISION,
+                    BLOCK_P, BLOCK_C, BLOCK_N,
+                )  # fmt: skip
+            deviation, y, z, f = _features(h, mean, slope, beta, w2)
             df, dy = _feature_gradients(p < P, y, f, image, w2)
+            if STORE:
+                _store_hidden(dy_ptr + b * P * N, dy, n, p, P, N)
             sum_dy += dy
-            sum_dy_xhat += dy * xhat
-            dw0 += df[0][:, None] * z
-            dw1 += df[1][:, None] * z
-            dw2 += df[2][:, None] * z
-            dw3 += df[3][:, None] * z
+            sum_dy_xhat += dy * deviation
+            dw0 += df[0][None, :] * z
+            dw1 += df[1][None, :] * z
+            dw2 += df[2][None, :] * z
+            dw3 += df[3][None, :] * z
     part, every = part_ptr + n * programs + program, N * programs
-    tl.store(part, tl.sum(sum_dy, axis=0), mask=n < N)
-    tl.store(part + every, tl.sum(sum_dy_xhat, axis=0), mask=n < N)
-    tl.store(part + 2 * every, tl.sum(dw0, axis=0), mask=n < N)
-    tl.store(part + 3 * every, tl.sum(dw1, axis=0), mask=n < N)
-    tl.store(part + 4 * every, tl.sum(dw2, axis=0), mask=n < N)
-    tl.store(part + 5 * every, tl.sum(dw3, axis=0), mask=n < N)
+    tl.store(part, tl.sum(sum_dy, axis=1), mask=n < N)
+    tl.store(part + every, tl.sum(sum_dy_xhat, axis=1) * invstd, mask=n < N)
+    tl.store(part + 2 * every, tl.sum(dw0, axis=1), mask=n < N)
+    tl.store(part + 3 * every, tl.sum(dw1, axis=1), mask=n < N)
+    tl.store(part + 4 * every, tl.sum(dw2, axis=1), mask=n < N)
+    tl.store(part + 5 * every, tl.sum(dw3, axis=1), mask=n < N)
 
 
 @jit()
@@ -124,8 +138,7 @@ def parameter_gradient_kernel(
 
 @jit()
 def input_gradient_kernel(
-    x_ptr, w1_ptr, h_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, sums_ptr,
-    dx_ptr, part_ptr, sum_x_ptr, sum_dh_ptr,
+    x_ptr, w1_ptr, h_ptr, dy_ptr, stats_ptr, gamma_ptr, sums_ptr, dx_ptr, part_ptr, sum_x_ptr, sum_dh_ptr,
     B, P, C, W, N, sb, sc, sh, sw, db, dc, dh_stride, dw_stride, tiles, all_tiles, run, blocks,
     TRAINING: tl.constexpr, LOAD: tl.constexpr, NEED_DX: tl.constexpr, ADD: tl.constexpr, SCALE: tl.constexpr,
     FLAT: tl.constexpr, FLAT_DX: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
@@ -141,15 +154,76 @@ def input_gradient_kernel(
     block, program = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     n, c = tl.arange(0, BLOCK_N), block * BLOCK_C + tl.arange(0, BLOCK_C)
     mean, invstd = _vector(stats_ptr, n, N), _vector(stats_ptr + N, n, N)
-    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
+    slope = _vector(gamma_ptr, n, N) * invstd
     inside = (n[:, None] < N) & (c[None, :] < C)
     w1 = tl.load(w1_ptr + n[:, None] * C + c[None, :], mask=inside, other=0.0).to(x_ptr.dtype.element_ty)
     if TRAINING:
         pixels = 1.0 * B * P  # B may be a constant here
-        mean_dy, mean_dy_xhat = _vector(sums_ptr, n, N) / pixels, _vector(sums_ptr + N, n, N) / pixels
+        mean_dy, tilt = _vector(sums_ptr, n, N) / pixels, _vector(sums_ptr + N, n, N) / pixels * invstd
     dw1 = tl.zeros((BLOCK_C, BLOCK_N), dtype=tl.float32)
     sum_x = tl.zeros((BLOCK_C,), dtype=tl.float32)
     sum_dh = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    for q in range(program * run, tl.minimum(program * run + run, all_tiles)):
+        b = (q // tiles).to(tl.int64)
+        p = _pixels(q % tiles, BLOCK_P, WIDE)
+        on_tile = (p[:, None] < P) & (c[None, :] < C)
+        x = tl.load(x_ptr + b * sb + _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), mask=on_tile, other=0.0)
+        if NEED_DX:
+            dx_tile = dx_ptr + b * db + _offsets(p, c, W, dc, dh_stride, dw_stride, FLAT_DX, WIDE)
+            dx = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+            if ADD:  # asked for now, it is there when it is needed
+                dx = tl.load(dx_tile, mask=on_tile, other=0.0).to(tl.float32)
+        at, in_h = _hidden(n, p, P, N)
+        dh = tl.load(dy_ptr + b * P * N + at, mask=in_h, other=0.0).to(tl.float32)
+        if TRAINING:
+            if LOAD:
+                h = tl.load(h_ptr + b * P * N + at, mask=in_h, other=0.0).to(tl.float32)
+            else:
+                h = tl.trans(_dot(x, tl.trans(w1), PRECISION))
+            dh = tl.where(in_h, dh - mean_dy[:, None] - (h - mean[:, None]) * tilt[:, None], 0.0)
+        dh *= slope[:, None]
+        size = 1.0
+        if SCALE:
+            size = tl.max(tl.max(tl.abs(dh), axis=1), axis=0)
+            size = tl.where(size > 0.0, size, 1.0)
+            dh = dh / size
+        dh = tl.trans(dh).to(x.dtype)  # (BLOCK_P, BLOCK_N)
+        dw1 += _dot_of_pixels(tl.trans(x), dh, PRECISION) * size
+        if TRAINING:
+            sum_x += tl.sum(x.to(tl.float32), axis=0)
+            sum_dh += tl.sum(dh.to(tl.float32), axis=0) * size
+        if NEED_DX:
+            dx += _dot(dh, w1, PRECISION) * size
+            tl.store(dx_tile, dx.to(dx_ptr.dtype.element_ty), mask=on_tile)
+    part = part_ptr + program.to(tl.int64) * N * C + n[None, :] * C + c[:, None]
+    tl.store(part, dw1, mask=(c[:, None] < C) & (n[None, :] < N))
+    if TRAINING:
+        tl.store(sum_x_ptr + program * C + c, sum_x, mask=c < C)
+        if block == 0:
+            tl.store(sum_dh_ptr + program * N + n, sum_dh, mask=n < N)
+
+
+@jit()
+def planes_gradient_kernel(
+    x_ptr, w1_ptr, h_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, sums_ptr,
+    dx_ptr, part_ptr, sum_x_ptr, sum_dh_ptr,
+    B, P, C, W, N, sb, sc, sh, sw, db, dc, dh_stride, dw_stride, tiles, all_tiles, run,
+    TRAINING: tl.constexpr, NEED_DX: tl.constexpr, ADD: tl.constexpr,
+    FLAT: tl.constexpr, FLAT_DX: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """What :func:`input_gradient_kernel` does, for images of few channels and without products of matrices."""
+    program = tl.program_id(0)
+    n, c = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_C)
+    mean, invstd = _vector(stats_ptr, n, N), _vector(stats_ptr + N, n, N)
+    slope, beta, w2 = _vector(gamma_ptr, n, N) * invstd, _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
+    w1 = _columns_of_w1(w1_ptr, n, C, N, BLOCK_C, x_ptr.dtype.element_ty)
+    if TRAINING:
+        pixels = 1.0 * B * P  # B may be a constant here
+        mean_dy, tilt = _vector(sums_ptr, n, N) / pixels, _vector(sums_ptr + N, n, N) / pixels * invstd
+    dw1 = tl.zeros((BLOCK_C, BLOCK_N, BLOCK_P), dtype=tl.float32)  # pixels are added up at the end
+    sum_x = tl.zeros((BLOCK_C, BLOCK_P), dtype=tl.float32)
+    sum_dh = tl.zeros((BLOCK_N, BLOCK_P), dtype=tl.float32)
     first, last, first_image, images = _share(program, run, tiles, all_tiles)
     for number in range(images):  # all from this number: sums of steps Triton 3.6 takes for constant
         first_tile, last_tile = _part(first, last, first_image + number, tiles)
@@ -157,42 +231,27 @@ def input_gradient_kernel(
         image = _of_image(dr_ptr, soft_ptr, B, b)
         for tile in range(first_tile, last_tile):
             p = _pixels(tile, BLOCK_P, WIDE)
-            on_tile = (p[:, None] < P) & (c[None, :] < C)
-            x = tl.load(x_ptr + b * sb + _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), mask=on_tile, other=0.0)
-            if NEED_DX:
-                dx_tile = dx_ptr + b * db + _offsets(p, c, W, dc, dh_stride, dw_stride, FLAT_DX, WIDE)
-                dx = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-                if ADD:  # asked for now, it is there when it is needed
-                    dx = tl.load(dx_tile, mask=on_tile, other=0.0).to(tl.float32)
-            if LOAD:
-                in_h = (p[:, None] < P) & (n[None, :] < N)
-                h = tl.load(h_ptr + b * P * N + p[:, None] * N + n[None, :], mask=in_h, other=0.0).to(tl.float32)
-            else:
-                h = _dot(x, tl.trans(w1), PRECISION)
-            xhat, y, _, f = _features(h, mean, invstd, gamma, beta, w2)
-            _, dy = _feature_gradients(p < P, y, f, image, w2)
+            x = _planes(x_ptr + b * sb, p, P, C, W, sc, sh, sw, FLAT, WIDE, BLOCK_C)
+            h = tl.sum(w1[:, :, None] * x[:, None, :], axis=0)
+            deviation, y, _, f = _features(h, mean, slope, beta, w2)
+            _, dh = _feature_gradients(p < P, y, f, image, w2)
             if TRAINING:
-                dy = dy - mean_dy[None, :] - xhat * mean_dy_xhat[None, :]
-            dh = tl.where(p[:, None] < P, dy * (gamma * invstd)[None, :], 0.0)
-            size = 1.0
-            if SCALE:
-                size = tl.max(tl.max(tl.abs(dh), axis=1), axis=0)
-                size = tl.where(size > 0.0, size, 1.0)
-                dh = dh / size
-            dh = dh.to(x.dtype)
-            dw1 += _dot_of_pixels(tl.trans(x), dh, PRECISION) * size
-            if TRAINING:
-                sum_x += tl.sum(x.to(tl.float32), axis=0)
-                sum_dh += tl.sum(dh.to(tl.float32), axis=0) * size
+                dh = tl.where(p[None, :] < P, dh - mean_dy[:, None] - deviation * tilt[:, None], 0.0)
+                sum_x += x
+                sum_dh += dh
+            dw1 += dh[None, :, :] * x[:, None, :]
             if NEED_DX:
-                dx += _dot(dh, w1, PRECISION) * size
-                tl.store(dx_tile, dx.to(dx_ptr.dtype.element_ty), mask=on_tile)
+                dx = tl.sum(w1[:, :, None] * (dh * slope[:, None])[None, :, :], axis=1)
+                at = dx_ptr + b * db + tl.trans(_offsets(p, c, W, dc, dh_stride, dw_stride, FLAT_DX, WIDE))
+                on_tile = (c[:, None] < C) & (p[None, :] < P)
+                if ADD:
+                    dx += tl.load(at, mask=on_tile, other=0.0).to(tl.float32)
+                tl.store(at, dx.to(dx_ptr.dtype.element_ty), mask=on_tile)
     part = part_ptr + program.to(tl.int64) * N * C + n[None, :] * C + c[:, None]
-    tl.store(part, dw1, mask=(c[:, None] < C) & (n[None, :] < N))
+    tl.store(part, tl.sum(dw1, axis=2) * slope[None, :], mask=(c[:, None] < C) & (n[None, :] < N))
     if TRAINING:
-        tl.store(sum_x_ptr + program * C + c, sum_x, mask=c < C)
-        if block == 0:
-            tl.store(sum_dh_ptr + program * N + n, sum_dh, mask=n < N)
+        tl.store(sum_x_ptr + program * C + c, tl.sum(sum_x, axis=1), mask=c < C)
+        tl.store(sum_dh_ptr + program * N + n, tl.sum(sum_dh, axis=1) * slope, mask=n < N)
 
 
 @jit()

@@ -21,23 +21,32 @@ Floors of a layer, in elements and leaving out what does not grow with the pixel
 That is at most ``2 N = 32`` operations for each element moved: bound by memory on a GPU with matrix units. Moved here:
 
 - ``C > 2 N``: forward in training ``B (C + 2 N) P`` in two passes, in eval mode ``B C P`` in one and ``B N P`` more
-  where gradients are needed; backward ``B (2 C + N + N ceil(C / BLOCK_C)) P``, where the last term is of programs side
-  by side that read the same ``h``, mostly from the cache.
+  where gradients are needed; backward ``B (2 C + 2 N + 2 N ceil(C / BLOCK_C)) P``: ``h`` is read and ``dy`` written,
+  then both are read, the last term by programs side by side, mostly from the cache.
 - ``C <= 2 N``: storing ``h`` would cost as much as ``x`` or more, so it is computed wherever it is needed: forward
-  ``2 B C P`` in training and ``B C P`` in eval mode; backward ``3 B C P``, or ``2 B C P`` where ``dx`` is not needed.
+  ``2 B C P`` in training and ``B C P`` in eval mode; backward ``3 B C P``, or ``2 B C P`` where ``dx`` is not needed,
+  and ``2 B N P`` for ``dy``, which images of a few channels do without.
 - Besides, partial sums of about ``PROGRAMS`` programs: ``2 N`` numbers of each for the statistics, 12 for the pooling,
   ``6 N`` and ``(N + 1) C`` backward.
 
-``h`` is accumulated in float32 and stored as ``(B, P, N)`` in the dtype of ``x``, as torch stores a convolution's
-output; training statistics are those of the stored values. All else is float32, all sums have a fixed order, and there
-are no atomics. Products of float32 are in TF32 where ``torch.backends.cudnn`` allows that for convolutions, else they
-use ``tf32x3``, which keeps about float32's accuracy on the matrix units.
+``h`` is accumulated in float32 and stored as ``(B, N, P)`` in the dtype of ``x``, as torch stores a convolution's
+output; training statistics are those of the stored values. All else is float32, ``dy`` as it is stored too; all sums
+have a fixed order, and there are no atomics. Products of float32 are in TF32 where ``torch.backends.cudnn`` allows that
+for convolutions, else they use ``tf32x3``, which keeps about float32's accuracy on the matrix units.
 """
 
 from __future__ import annotations
 
 from monai_crossd.ops.fused.language import jit, tl, triton
-from monai_crossd.ops.fused.predictor_tiles import _features, _pixels, _project, _rows, _vector
+from monai_crossd.ops.fused.predictor_tiles import (
+    _features,
+    _load_hidden,
+    _pixels,
+    _project,
+    _rows,
+    _store_hidden,
+    _vector,
+)
 
 __all__ = ["combine_kernel", "pool_kernel", "project_kernel", "statistics_kernel"]
 
@@ -87,37 +96,35 @@ def _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, j, top, total, weighted, LAST: 
 @jit()
 def project_kernel(
     x_ptr, w1_ptr, h_ptr, part_ptr, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
-    STORE: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    STORE: tl.constexpr, PLANES: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """``h`` of ``run`` tiles and their count, mean and sum of squared deviations, (1 + 2 N, programs)."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     n = tl.arange(0, BLOCK_N)
-    count = 0.0
-    mean = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    squares = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    count = tl.zeros((BLOCK_P,), dtype=tl.float32)  # of every place in a tile: they meet at the end
+    mean = tl.zeros((BLOCK_N, BLOCK_P), dtype=tl.float32)
+    squares = tl.zeros((BLOCK_N, BLOCK_P), dtype=tl.float32)
     for q in range(program * run, tl.minimum(program * run + run, all_tiles)):
         b = (q // tiles).to(tl.int64)
         p = _pixels(q % tiles, BLOCK_P, WIDE)
         h = _project(
-            x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION, BLOCK_P, BLOCK_C, BLOCK_N
+            x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, PLANES, FLAT, WIDE, PRECISION, BLOCK_P, BLOCK_C, BLOCK_N
         )
         if STORE:
-            stored = h.to(h_ptr.dtype.element_ty)
-            inside = (p[:, None] < P) & (n[None, :] < N)
-            tl.store(h_ptr + b * P * N + p[:, None] * N + n[None, :], stored, mask=inside)
-            h = stored.to(tl.float32)
-        here = tl.minimum(P - (q % tiles) * BLOCK_P, BLOCK_P).to(tl.float32)
-        mean_here = tl.sum(h, axis=0) / here
-        deviation = tl.where(p[:, None] < P, h - mean_here[None, :], 0.0)
-        step = mean_here - mean
-        share = here / (count + here)  # Chan's rule: no difference of large numbers
-        squares += tl.sum(deviation * deviation, axis=0) + step * step * (count * share)
-        mean += step * share
+            h = _store_hidden(h_ptr + b * P * N, h, n, p, P, N)
+        here = (p < P).to(tl.float32)
         count += here
-    tl.store(part_ptr + program, count)
-    tl.store(part_ptr + (1 + n) * programs + program, mean, mask=n < N)
-    tl.store(part_ptr + (1 + N + n) * programs + program, squares, mask=n < N)
+        deviation = h - mean  # Welford's rule: no difference of large numbers
+        mean += deviation * (here / tl.maximum(count, 1.0))[None, :]
+        squares += deviation * (h - mean) * here[None, :]
+    all_count = tl.sum(count, axis=0)
+    all_mean = tl.sum(mean * count[None, :], axis=1) / all_count
+    deviation = mean - all_mean[:, None]
+    all_squares = tl.sum(squares + deviation * deviation * count[None, :], axis=1)
+    tl.store(part_ptr + program, all_count)
+    tl.store(part_ptr + (1 + n) * programs + program, all_mean, mask=n < N)
+    tl.store(part_ptr + (1 + N + n) * programs + program, all_squares, mask=n < N)
 
 
 @jit()
@@ -167,7 +174,7 @@ def pool_kernel(
     x_ptr, w1_ptr, b1_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, w2_ptr, b2_ptr,
     h_ptr, stats_ptr, part_ptr, r_ptr, soft_ptr, B, P, C, W, N, sb, sc, sh, sw, tiles, run, programs, eps,
     EVAL: tl.constexpr, LOAD: tl.constexpr, STORE: tl.constexpr, LAST: tl.constexpr,
-    FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    PLANES: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Softmax pooling of ``run`` tiles of one image; ``LAST`` where an image has one program and needs no other kernel.
@@ -187,23 +194,22 @@ def pool_kernel(
     else:
         mean = _vector(stats_ptr, n, N)
         invstd = _vector(stats_ptr + N, n, N)
-    gamma, beta, w2 = _vector(gamma_ptr, n, N), _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
+    slope, beta, w2 = _vector(gamma_ptr, n, N) * invstd, _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
     none, nothing = tl.zeros((BLOCK_P,), tl.float32), tl.full((BLOCK_P,), LOWEST, tl.float32)
     top0, total0, weighted0, top1, total1, weighted1 = nothing, none, none, nothing, none, none
     top2, total2, weighted2, top3, total3, weighted3 = nothing, none, none, nothing, none, none
     for tile in range(program * run, tl.minimum(program * run + run, tiles)):
         p = _pixels(tile, BLOCK_P, WIDE)
-        inside = (p[:, None] < P) & (n[None, :] < N)
-        h_tile = h_ptr + b * P * N + p[:, None] * N + n[None, :]
         if LOAD:
-            h = tl.load(h_tile, mask=inside, other=0.0).to(tl.float32)
+            h = _load_hidden(h_ptr + b * P * N, p, P, N, BLOCK_N)
         else:
             h = _project(
-                x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION, BLOCK_P, BLOCK_C, BLOCK_N
-            )
+                x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, PLANES, FLAT, WIDE, PRECISION,
+                BLOCK_P, BLOCK_C, BLOCK_N,
+            )  # fmt: skip
             if STORE:
-                tl.store(h_tile, h.to(h_ptr.dtype.element_ty), mask=inside)
-        _, _, _, f = _features(h, mean, invstd, gamma, beta, w2)
+                _store_hidden(h_ptr + b * P * N, h, n, p, P, N)
+        _, _, _, f = _features(h, mean, slope, beta, w2)
         top0, total0, weighted0 = _softened(p < P, f[0], top0, total0, weighted0)
         top1, total1, weighted1 = _softened(p < P, f[1], top1, total1, weighted1)
         top2, total2, weighted2 = _softened(p < P, f[2], top2, total2, weighted2)

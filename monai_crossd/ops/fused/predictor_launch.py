@@ -19,6 +19,8 @@ __all__ = ["Predictor", "Running", "empty_grads", "shape_h", "write_gradients", 
 
 # Launches, for Hopper. They do not ask the device, so that sums keep their order from one machine to another.
 BLOCK_P = 64  # pixels of a tile: 256 bytes of float32 in a row, and the 64 rows of Hopper's warp-group product
+THREADS = 128  # pixels of a tile where a thread takes one with all its hidden values, and threads of a program
+PLANES = 4  # up to so many channels ``W1 x`` is such a case, with more a product of matrices
 BLOCK_P_MIN = 16  # pixels of a tile where images are small: the fewest rows of any matrix unit
 BLOCK_C = 64  # channels of a tile: with 64 pixels 16 KiB of float32, two or three of which in flight hide the latency
 BLOCK_T = 256  # partial sums read at once: a few numbers a thread
@@ -79,11 +81,12 @@ def _sizes(x: Tensor, hidden: int) -> dict[str, Any]:
     _, channels, height, width = x.shape
     sb, sc, sh, sw, flat = _place(x)
     last = max((channels - 1) * sc + (height - 1) * sh + (width - 1) * sw, height * width * max(hidden, channels))
-    block_c = min(BLOCK_C, max(16, _power(channels)))
+    planes = channels if channels <= PLANES else 0
+    block_c = _power(channels) if planes else min(BLOCK_C, max(16, _power(channels)))
     return {
         "P": height * width, "C": channels, "W": width, "N": hidden, "sb": sb, "sc": sc, "sh": sh, "sw": sw,
-        "FLAT": flat, "WIDE": last >= 2**31, "BLOCK_C": block_c, "BLOCK_N": max(16, _power(hidden)),
-        "PRECISION": _precision(x.dtype), "num_warps": NUM_WARPS, "num_stages": NUM_STAGES,
+        "PLANES": planes, "FLAT": flat, "WIDE": last >= 2**31, "BLOCK_C": block_c, "BLOCK_N": max(16, _power(hidden)),
+        "PRECISION": _precision(x.dtype), "num_stages": NUM_STAGES,
     }  # fmt: skip
 
 
@@ -92,35 +95,39 @@ def _precision(dtype: torch.dtype) -> str:
     return "ieee" if _interpreted() else "tf32" if precision(dtype) == "tf32" else "tf32x3"
 
 
-def _block_p(images: int, pixels: int, blocks: int = 1) -> int:
-    """Pixels of a tile: fewer where an image has fewer or where the tiles would not fill the device."""
-    block = min(BLOCK_P, max(BLOCK_P_MIN, _power(pixels)))
-    while block > BLOCK_P_MIN and images * cdiv(pixels, block) * blocks < MULTIPROCESSORS:
+def _block(images: int, pixels: int, threads: bool, blocks: int = 1) -> dict[str, int]:
+    """Pixels of a tile, fewer where an image has fewer or where the tiles would not fill the device, and warps.
+
+    ``threads`` is for kernels whose threads take a pixel each.
+    """
+    most, least = (THREADS, min(THREADS, 32)) if threads else (BLOCK_P, BLOCK_P_MIN)
+    block = min(most, max(least, _power(pixels)))
+    while block > least and images * cdiv(pixels, block) * blocks < MULTIPROCESSORS:
         block //= 2
-    return block
+    return {"BLOCK_P": block, "num_warps": max(1, block // 32) if threads else NUM_WARPS}
 
 
-def _tiles(images: int, pixels: int, blocks: int = 1) -> dict[str, int]:
+def _tiles(images: int, pixels: int, threads: bool, blocks: int = 1) -> dict[str, int]:
     """Tiles of all images, dealt in runs to at most ``PROGRAMS`` programs."""
-    block = _block_p(images, pixels, blocks)
-    tiles = cdiv(pixels, block)
+    block = _block(images, pixels, threads, blocks)
+    tiles = cdiv(pixels, block["BLOCK_P"])
     run = cdiv(images * tiles * blocks, PROGRAMS)
-    return {"tiles": tiles, "all_tiles": images * tiles, "run": run, "BLOCK_P": block}
+    return {"tiles": tiles, "all_tiles": images * tiles, "run": run, **block}
 
 
 def _pool_hidden(
     x: Tensor, args: tuple[Tensor, ...], r: Tensor, soft: Tensor, hidden: int, modes: dict[str, Any]
 ) -> None:
     """From ``h`` or ``x`` to ``r``; ``args`` are the pointers of ``pool_kernel`` between ``x`` and the partial sums."""
-    images, pixels = x.shape[0], x.shape[2] * x.shape[3]
-    block = _block_p(images, pixels)
-    tiles = cdiv(pixels, block)
+    images, pixels, sizes = x.shape[0], x.shape[2] * x.shape[3], _sizes(x, hidden)
+    block = _block(images, pixels, modes["LOAD"] or sizes["PLANES"])
+    tiles = cdiv(pixels, block["BLOCK_P"])
     run = cdiv(tiles, max(1, PROGRAMS // images))
     programs = cdiv(tiles, run)
     part = x.new_empty((images, programs, 3, 4) if programs > 1 else (0,), dtype=torch.float32)
     launch(
         forward_kernels.pool_kernel, (images * programs,), x, *args, part, r, soft, B=images, tiles=tiles, run=run,
-        programs=programs, LAST=programs == 1, BLOCK_P=block, **modes, **_sizes(x, hidden),
+        programs=programs, LAST=programs == 1, **modes, **block, **sizes,
     )  # fmt: skip
     if programs > 1:
         launch(forward_kernels.combine_kernel, (images, 4), part, args[7], r, soft, images, programs, BLOCK_T=BLOCK_T)
@@ -129,7 +136,7 @@ def _pool_hidden(
 def shape_h(x: Tensor, hidden: int, keep: bool) -> tuple[int, ...]:
     """Shape of the hidden values that are kept for backward."""
     kept = keep and not _recomputes(x.shape[1], hidden)
-    return (x.shape[0], x.shape[2] * x.shape[3], hidden) if kept else (0,)
+    return (x.shape[0], hidden, x.shape[2] * x.shape[3]) if kept else (0,)
 
 
 def write_pool(
@@ -156,12 +163,12 @@ def write_pool(
     with torch.cuda.device_of(x):
         source = x.new_empty(shape_h(x, hidden, True)) if load and not keep else h
         if training:
-            tiles = _tiles(images, x.shape[2] * x.shape[3])
+            sizes = _sizes(x, hidden)
+            tiles = _tiles(images, x.shape[2] * x.shape[3], sizes["PLANES"])
             parts = cdiv(tiles["all_tiles"], tiles["run"])
             part = x.new_empty((1 + 2 * hidden, parts), dtype=torch.float32)
             launch(
-                forward_kernels.project_kernel, (parts,), x, net.w1, source, part, STORE=load, **tiles,
-                **_sizes(x, hidden),
+                forward_kernels.project_kernel, (parts,), x, net.w1, source, part, STORE=load, **tiles, **sizes,
             )  # fmt: skip
             batches, momentum = (stats, None) if running is None else running[2:]
             launch(
@@ -198,31 +205,42 @@ def write_gradients(
         add: whether to add to what ``dx`` holds.
     """
     (hidden, channels), images, pixels = net.w1.shape[:2], x.shape[0], x.shape[2] * x.shape[3]
-    load = not _recomputes(channels, hidden)
-    sizes = _sizes(x, hidden)
-    blocks = cdiv(channels, sizes["BLOCK_C"])
+    load, sizes = not _recomputes(channels, hidden), _sizes(x, hidden)
+    planes = sizes["PLANES"] > 0
     args = (x, net.w1, h, dr, stats, soft, net.gamma, net.beta, net.w2)
     with torch.cuda.device_of(x):
-        tiles = _tiles(images, pixels)
+        tiles = _tiles(images, pixels, load or planes)
         parts = cdiv(tiles["all_tiles"], tiles["run"])
         part = x.new_empty((6, hidden, parts), dtype=torch.float32)
         sums = x.new_empty((2, hidden), dtype=torch.float32)
-        launch(backward_kernels.parameter_sums_kernel, (parts,), *args, part, B=images, LOAD=load, **tiles, **sizes)
+        dy = x.new_empty((0,) if planes else (images, hidden, pixels), dtype=torch.float32)  # rounded once, as dh
+        launch(
+            backward_kernels.parameter_sums_kernel, (parts,), *args, dy, part, B=images, LOAD=load, STORE=not planes,
+            **tiles, **sizes,
+        )  # fmt: skip
         launch(
             backward_kernels.parameter_gradient_kernel, (hidden,), part, dr, stats, net.gamma, sums, *grads[1:],
             images, hidden, parts, TRAINING=training, BLOCK_T=BLOCK_T,
         )  # fmt: skip
-        tiles = _tiles(images, pixels, blocks)
+        blocks = 1 if planes else cdiv(channels, sizes["BLOCK_C"])
+        tiles = _tiles(images, pixels, planes, blocks)
         parts = cdiv(tiles["all_tiles"], tiles["run"])
         part = x.new_empty((parts, hidden, channels), dtype=torch.float32)
         sum_x, sum_dh = (x.new_empty((parts, count), dtype=torch.float32) for count in (channels, hidden))
+        written = (x if dx is None else dx, part, sum_x, sum_dh)
         db, dc, dh, dw, flat = (0, 0, 0, 0, True) if dx is None else _place(dx)
-        launch(
-            backward_kernels.input_gradient_kernel, (parts * blocks,), *args, sums, x if dx is None else dx, part,
-            sum_x, sum_dh, B=images, db=db, dc=dc, dh_stride=dh, dw_stride=dw, FLAT_DX=flat, blocks=blocks,
-            TRAINING=training, LOAD=load, NEED_DX=dx is not None, ADD=add, SCALE=x.dtype == torch.float16,
-            **tiles, **sizes | {"num_stages": NUM_STAGES_DX},
-        )  # fmt: skip
+        modes = {
+            "db": db, "dc": dc, "dh_stride": dh, "dw_stride": dw, "FLAT_DX": flat, "TRAINING": training,
+            "NEED_DX": dx is not None, "ADD": add, **tiles, **sizes, "num_stages": NUM_STAGES_DX,
+        }  # fmt: skip
+        if modes.pop("PLANES"):
+            del modes["PRECISION"]
+            launch(backward_kernels.planes_gradient_kernel, (parts,), *args, sums, *written, B=images, **modes)
+        else:
+            launch(
+                backward_kernels.input_gradient_kernel, (parts * blocks,), x, net.w1, h, dy, stats, net.gamma, sums,
+                *written, B=images, blocks=blocks, LOAD=load, SCALE=x.dtype == torch.float16, **modes,
+            )  # fmt: skip
         launch(
             backward_kernels.weight_gradient_kernel, (hidden, cdiv(channels, BLOCK_PARTS_C)), part, sum_x, sum_dh,
             grads.w1, images, pixels, channels, hidden, parts, TRAINING=training, BLOCK_T=BLOCK_PARTS,

@@ -24,6 +24,49 @@ def _offsets(p, c, W, sc, sh, sw, FLAT: tl.constexpr, WIDE: tl.constexpr):
 
 
 @jit()
+def _stacked(pointer, step, inside, count, BLOCK: tl.constexpr):
+    """``count`` rows of numbers, each ``step`` elements behind the other, (BLOCK, BLOCK_P) in float32, zeros outside.
+
+    Loaded row by row, so that a thread gets all rows of its pixel; as one tile it would get some of many pixels.
+    """
+    rows = tl.arange(0, BLOCK)
+    tile = tl.zeros((BLOCK, inside.shape[0]), tl.float32)
+    for row in tl.static_range(BLOCK):
+        one = tl.load(pointer + tl.minimum(row, count - 1) * step, mask=inside, other=0.0).to(tl.float32)
+        tile = tl.where(rows[:, None] == row, one[None, :], tile)
+    return tl.where(rows[:, None] < count, tile, 0.0)
+
+
+@jit()
+def _planes(x_ptr, p, P, C, W, sc, sh, sw, FLAT: tl.constexpr, WIDE: tl.constexpr, BLOCK_C: tl.constexpr):
+    """A tile of an image of few channels, (BLOCK_C, BLOCK_P) in float32, zeros outside."""
+    if WIDE:
+        sc = sc.to(tl.int64)
+    pixel = p * sw if FLAT else (p // W) * sh + (p % W) * sw
+    return _stacked(x_ptr + pixel, sc, p < P, C, BLOCK_C)
+
+
+@jit()
+def _hidden(n, p, P, N):
+    """Where hidden values of a tile lie, (BLOCK_N, BLOCK_P) elements from the image's first, and which are inside."""
+    return n[:, None].to(p.dtype) * P + p[None, :], (n[:, None] < N) & (p[None, :] < P)
+
+
+@jit()
+def _load_hidden(h_ptr, p, P, N, BLOCK_N: tl.constexpr):
+    """``h`` of a tile from memory, (BLOCK_N, BLOCK_P) in float32, zeros outside."""
+    return _stacked(h_ptr + p, P, p < P, N, BLOCK_N)
+
+
+@jit()
+def _columns_of_w1(w1_ptr, n, C, N, BLOCK_C: tl.constexpr, dtype: tl.constexpr):
+    """``W1^T`` as it is multiplied, (BLOCK_C, BLOCK_N) rounded to ``dtype``, zeros outside."""
+    c = tl.arange(0, BLOCK_C)
+    inside = (c[:, None] < C) & (n[None, :] < N)
+    return tl.load(w1_ptr + n[None, :] * C + c[:, None], mask=inside, other=0.0).to(dtype).to(tl.float32)
+
+
+@jit()
 def _vector(pointer, n, N):
     """``N`` numbers as float32, zeros behind them."""
     return tl.load(pointer + n, mask=n < N, other=0.0).to(tl.float32)
@@ -50,36 +93,60 @@ def _dot(a, b, PRECISION: tl.constexpr):
 @jit()
 def _project(
     x_ptr, w1_ptr, p, P, C, W, N, sc, sh, sw,
-    FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    PLANES: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """``h = W1 x`` of a tile, (BLOCK_P, BLOCK_N) in float32, zero outside of the image."""
+    """``h = W1 x`` of a tile, (BLOCK_N, BLOCK_P) in float32, zero outside of the image.
+
+    ``PLANES`` is the number of channels where they are few, else none: a matrix product would take sixteen, and a
+    thread can do with its own pixel.
+    """
     n = tl.arange(0, BLOCK_N)
-    h = tl.zeros((BLOCK_P, BLOCK_N), dtype=tl.float32)
-    for first in range(0, C, BLOCK_C):
-        c = first + tl.arange(0, BLOCK_C)
-        inside = (p[:, None] < P) & (c[None, :] < C)
-        x = tl.load(x_ptr + _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), mask=inside, other=0.0)
-        inside = (c[:, None] < C) & (n[None, :] < N)
-        w1 = tl.load(w1_ptr + n[None, :] * C + c[:, None], mask=inside, other=0.0).to(x.dtype)  # W1^T
-        h += _dot(x, w1, PRECISION)
+    if PLANES:
+        h = tl.zeros((BLOCK_N, BLOCK_P), dtype=tl.float32)
+        pixel = p * sw if FLAT else (p // W) * sh + (p % W) * sw
+        for c in tl.static_range(PLANES):
+            x = tl.load(x_ptr + pixel, mask=p < P, other=0.0)
+            w1 = tl.load(w1_ptr + n * C + c, mask=n < N, other=0.0).to(x.dtype)
+            h += w1.to(tl.float32)[:, None] * x.to(tl.float32)[None, :]
+            x_ptr += sc
+    else:
+        acc = tl.zeros((BLOCK_P, BLOCK_N), dtype=tl.float32)
+        for first in range(0, C, BLOCK_C):
+            c = first + tl.arange(0, BLOCK_C)
+            inside = (p[:, None] < P) & (c[None, :] < C)
+            x = tl.load(x_ptr + _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), mask=inside, other=0.0)
+            inside = (c[:, None] < C) & (n[None, :] < N)
+            w1 = tl.load(w1_ptr + n[None, :] * C + c[:, None], mask=inside, other=0.0).to(x.dtype)  # W1^T
+            acc += _dot(x, w1, PRECISION)
+        h = tl.trans(acc)
     return h
 
 
 @jit()
-def _features(h, mean, invstd, gamma, beta, w2):
-    """``xhat``, ``y`` and ``z = relu(y)``, all (BLOCK_P, BLOCK_N), and ``f``, four times (BLOCK_P,).
+def _store_hidden(h_ptr, h, n, p, P, N):
+    """``h`` of a tile into memory; as it is then."""
+    stored = h.to(h_ptr.dtype.element_ty)
+    at, inside = _hidden(n, p, P, N)
+    tl.store(h_ptr + at, stored, mask=inside)
+    return stored.to(tl.float32)
 
-    The four features stay apart here and below: as an axis of a tile they would be copied to every thread of a row.
+
+@jit()
+def _features(h, mean, slope, beta, w2):
+    """``h - mean``, ``y`` and ``z = relu(y)``, all (BLOCK_N, BLOCK_P), and ``f``, four times (BLOCK_P,).
+
+    Hidden values come first: where none of a matrix product is near, a thread then has all those of its pixel. The
+    four features stay apart here and below: as an axis of a tile they would be copied to every thread of a row.
     """
-    xhat = (h - mean[None, :]) * invstd[None, :]
-    y = xhat * gamma[None, :] + beta[None, :]
+    deviation = h - mean[:, None]
+    y = deviation * slope[:, None] + beta[:, None]
     z = tl.where(y < 0.0, 0.0, y)  # keeps NaN, as torch does
     f = (
-        tl.sum(z * w2[0][None, :], axis=1), tl.sum(z * w2[1][None, :], axis=1),
-        tl.sum(z * w2[2][None, :], axis=1), tl.sum(z * w2[3][None, :], axis=1),
+        tl.sum(z * w2[0][:, None], axis=0), tl.sum(z * w2[1][:, None], axis=0),
+        tl.sum(z * w2[2][:, None], axis=0), tl.sum(z * w2[3][:, None], axis=0),
     )  # fmt: skip
-    return xhat, y, z, f
+    return deviation, y, z, f
 
 
 @jit()
@@ -106,13 +173,13 @@ def _feature_gradient(inside, f, top, scale, r):
 
 @jit()
 def _feature_gradients(inside, y, f, image, w2):
-    """``df``, four times (BLOCK_P,), and ``dy`` (BLOCK_P, BLOCK_N), zero outside of the image."""
+    """``df``, four times (BLOCK_P,), and ``dy`` (BLOCK_N, BLOCK_P), zero outside of the image."""
     df = (
         _feature_gradient(inside, f[0], image[0][0], image[0][1], image[0][2]),
         _feature_gradient(inside, f[1], image[1][0], image[1][1], image[1][2]),
         _feature_gradient(inside, f[2], image[2][0], image[2][1], image[2][2]),
         _feature_gradient(inside, f[3], image[3][0], image[3][1], image[3][2]),
     )
-    dz = df[0][:, None] * w2[0][None, :] + df[1][:, None] * w2[1][None, :]
-    dz += df[2][:, None] * w2[2][None, :] + df[3][:, None] * w2[3][None, :]
+    dz = df[0][None, :] * w2[0][:, None] + df[1][None, :] * w2[1][:, None]
+    dz += df[2][None, :] * w2[2][:, None] + df[3][None, :] * w2[3][:, None]
     return df, tl.where(y > 0.0, dz, 0.0)

@@ -213,7 +213,7 @@ def test_many_blocks_and_few_programs(monkeypatch, programs, size, c_in):
 
     small = launches.Launch(16, 16, 16, 1, 1)
     monkeypatch.setattr(launches, "LAUNCHES", {k: [(1 << 62, 1 << 62, small)] for k in launches.LAUNCHES})
-    monkeypatch.setattr(launches, "MIX", small)
+    monkeypatch.setattr(launches, "MIX", dict.fromkeys(launches.MIX, small))
     monkeypatch.setattr(launches, "UNMIX", {k: [(1 << 62, small)] for k in launches.UNMIX})
     monkeypatch.setattr(launches, "PROGRAMS", programs)
     check(make(size, c_in, c_out=18, batch=3), **conv(padding=1))

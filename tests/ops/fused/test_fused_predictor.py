@@ -128,7 +128,8 @@ def test_takes_any_strides(layout, dtype):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("channels", [3, 70])
 def test_many_tiles_and_programs(channels, training, monkeypatch):
-    values = {"BLOCK_P": 16, "BLOCK_C": 32, "BLOCK_T": 2, "BLOCK_PARTS": 2, "PROGRAMS": 7, "MULTIPROCESSORS": 1}
+    values = {"BLOCK_P": 16, "BLOCK_C": 32, "BLOCK_T": 2, "BLOCK_PARTS": 2, "THREADS": 16}
+    values |= {"PROGRAMS": 7, "MULTIPROCESSORS": 1}
     for name, value in values.items():
         monkeypatch.setattr(launches, name, value)
     check(predictor(channels).train(training), torch.randn(3, channels, 9, 11, device=DEVICE), 1e-5)

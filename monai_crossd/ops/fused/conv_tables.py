@@ -1,0 +1,60 @@
+"""Block sizes of the kernels in ``conv_kernels``, for Hopper.
+
+They are the best that were found on an H200 for the layers of ResNet-18 at 32 and 128 images at once. They do not ask the device, so that sums keep their order from one machine to another.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["ANY", "LAUNCHES", "MIX", "UNMIX", "Launch"]
+
+
+class Launch(NamedTuple):
+    """Tile of a program: rows, columns and length of a step of its matrix product; then warps and pipeline stages."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+# {(kernel, arithmetic): rows of (most channels, most pixels, launch)}; the first that fits is taken, and blocks larger
+# than the layer shrink to it. conv: block_m output channels, block_n pixels, block_k channels to sum over. wgrad:
+# block_m output channels, block_n input channels, block_k pixels.
+ANY = 1 << 62
+LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
+    ("conv", "half"): [
+        (ANY, 64, Launch(64, 64, 64, 4, 4)),  # one tile holds an image: parallelism must come from channels
+        (32, ANY, Launch(32, 128, 32, 4, 4)),  # few channels: wide in pixels, which are then the rows
+        (64, ANY, Launch(64, 128, 64, 4, 3)),  # as high as one instruction of a warpgroup, 72 KB in flight
+        (ANY, 256, Launch(128, 128, 64, 8, 3)),  # 14x14: two programs for each multiprocessor at batch 64
+        (ANY, ANY, Launch(128, 256, 64, 8, 3)),  # most operations for each byte loaded: 0.82 of the time of 128x128
+    ],
+    ("conv", "tf32"): [  # steps half as long, since values are twice as large; the reasons are those above
+        (ANY, 64, Launch(64, 64, 32, 4, 4)),
+        (32, ANY, Launch(32, 128, 32, 4, 3)),
+        (64, ANY, Launch(64, 128, 32, 4, 3)),
+        (ANY, 256, Launch(64, 128, 32, 4, 3)),
+        (ANY, ANY, Launch(128, 128, 32, 8, 3)),
+    ],
+    ("conv", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
+    ("wgrad", "half"): [
+        (64, ANY, Launch(64, 64, 64, 4, 3)),  # small products: taps and images give the parallelism
+        (ANY, 64, Launch(128, 128, 64, 8, 1)),  # one step is the whole sum, bound by writing dk: no pipeline
+        (ANY, ANY, Launch(128, 128, 64, 8, 3)),  # most operations for each byte loaded
+    ],
+    ("wgrad", "tf32"): [  # split in two, so tiles pass registers, and no pipeline helps
+        (64, ANY, Launch(64, 64, 64, 4, 1)),
+        (ANY, ANY, Launch(128, 128, 32, 8, 1)),
+    ],
+    ("wgrad", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
+}
+# rows of U, none, rows of M at a time; longer rows than those of K = 3 take fewer of U
+MIX = {"half": Launch(128, 0, 64, 4, 3), "tf32": Launch(128, 0, 32, 4, 3), "ieee": Launch(64, 0, 16, 4, 2)}
+# rows of U for dU, rows of U for dM, rows of dk at a time; {kernel: rows of (most rows of U, launch)}
+UNMIX: dict[str, list[tuple[int, Launch]]] = {
+    "u": [(64 * 64, Launch(32, 0, 64, 4, 3)), (128 * 128, Launch(128, 0, 64, 4, 3)), (ANY, Launch(256, 0, 32, 4, 3))],
+    "m": [(ANY, Launch(0, 64, 128, 8, 2))],
+}
