@@ -146,13 +146,13 @@ def _taps(first, stride, pad, dil, tap_step, K: tl.constexpr, TRANSPOSED: tl.con
 def conv_kernel(
     x, k, y, rows, red, groups, y_h, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, tap_step_h, tap_step_w,
-    K: tl.constexpr, TRANSPOSED: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    K_H: tl.constexpr, K_W: tl.constexpr, UNIT: tl.constexpr, TRANSPOSED: tl.constexpr, FLAT: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``y[b, m, p] = sum_(tap, c) k[b, tap, m, c] x[b, c, source(p, tap)]``: output channels by pixels of an image.
 
     Transposed, the pixels of one program are those of one class, ``first::stride`` on both axes: such a class is a
-    convolution of stride 1 with a part of the taps.
+    convolution of stride 1 with a part of the taps. Strides ``x_sh`` and ``x_sw`` are in ``UNIT``s of values.
     """
     pid, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     first_h, first_w, every_h, every_w = 0, 0, 1, 1
@@ -165,8 +165,8 @@ def conv_kernel(
         )
         y_h = (y_h - first_h + stride_h - 1) // stride_h
         y_w = (y_w - first_w + stride_w - 1) // stride_w
-    mul_h, off_h, step_h, tap_h, taps_h = _taps(first_h, stride_h, pad_h, dil_h, tap_step_h, K, TRANSPOSED)
-    mul_w, off_w, step_w, tap_w, taps_w = _taps(first_w, stride_w, pad_w, dil_w, tap_step_w, K, TRANSPOSED)
+    mul_h, off_h, step_h, tap_h, taps_h = _taps(first_h, stride_h, pad_h, dil_h, tap_step_h, K_H, TRANSPOSED)
+    mul_w, off_w, step_w, tap_w, taps_w = _taps(first_w, stride_w, pad_w, dil_w, tap_step_w, K_W, TRANSPOSED)
     n_pix = y_h * y_w
     blocks_m, blocks_n = tl.cdiv(rows, BLOCK_M), tl.num_programs(0) // (tl.cdiv(rows, BLOCK_M) * groups)
     g = pid // (blocks_m * blocks_n)
@@ -179,7 +179,7 @@ def conv_kernel(
     m_ok = (m < rows)[:, None]
     tap_size = groups * rows * red
     x_at = x + b * x_sb + g * red * x_sc
-    k_at = k + b * (K * K) * tap_size + (g * rows + m)[:, None] * red
+    k_at = k + b * (K_H * K_W) * tap_size + (g * rows + m)[:, None] * red
     blocks_k = tl.cdiv(red, BLOCK_K)
     taps = taps_h * taps_w
     steps = taps * blocks_k
@@ -193,17 +193,17 @@ def conv_kernel(
             j, c = tc // red, tc % red
             c_ok = j < taps
             j_h, j_w = (j // taps_w)[:, None], (j % taps_w)[:, None]
-            tap = (tap_h + j // taps_w * tap_step_h) * K + tap_w + j % taps_w * tap_step_w
+            tap = (tap_h + j // taps_w * tap_step_h) * K_W + tap_w + j % taps_w * tap_step_w
         else:  # a step has one tap
             j = i // blocks_k
             c = (i % blocks_k) * BLOCK_K + tl.arange(0, BLOCK_K)
             c_ok = c < red
             j_h, j_w = j // taps_w, j % taps_w
-            tap = (tap_h + j_h * tap_step_h) * K + tap_w + j_w * tap_step_w
+            tap = (tap_h + j_h * tap_step_h) * K_W + tap_w + j_w * tap_step_w
         kt = tl.load(k_at + (tap * tap_size + c)[None, :], mask=m_ok & c_ok[None, :], other=0.0)
         s_h, s_w = h0 + j_h * step_h, w0 + j_w * step_w
         x_ok = (s_h >= 0) & (s_h < x_h) & (s_w >= 0) & (s_w < x_w) & c_ok[:, None]
-        xt = tl.load(x_at + c[:, None] * x_sc + (s_h * x_sh + s_w * x_sw), mask=x_ok, other=0.0)
+        xt = tl.load(x_at + c[:, None] * x_sc + (s_h * x_sh + s_w * x_sw) * UNIT, mask=x_ok, other=0.0)
         if WIDE:
             acc = tl.dot(tl.trans(xt), tl.trans(kt), acc, input_precision=PRECISION)
         else:
@@ -219,25 +219,28 @@ def conv_kernel(
 def wgrad_kernel(
     x, dy, dk, rows, red, groups, n_pix, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, share, parts,
-    K: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
+    K_H: tl.constexpr, K_W: tl.constexpr, UNIT: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """``dk[b, part, tap, m, c] = sum_p dy[b, m, p] x[b, c, source(p, tap)]`` over the part's share of pixels."""
+    """``dk[b, part, tap, m, c] = sum_p dy[b, m, p] x[b, c, source(p, tap)]`` over the part's share of pixels.
+
+    Strides ``x_sh`` and ``x_sw`` are in ``UNIT``s of values.
+    """
     pid, b, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
-    blocks_n = tl.cdiv(K * K * red, BLOCK_N) if FLAT else K * K * tl.cdiv(red, BLOCK_N)
+    blocks_n = tl.cdiv(K_H * K_W * red, BLOCK_N) if FLAT else K_H * K_W * tl.cdiv(red, BLOCK_N)
     blocks_m = tl.cdiv(rows, BLOCK_M)
     g = pid // (blocks_m * blocks_n)
     m = (pid // blocks_n % blocks_m) * BLOCK_M + tl.arange(0, BLOCK_M)
     if FLAT:  # columns are (tap, c)
         tc = (pid % blocks_n) * BLOCK_N + tl.arange(0, BLOCK_N)
         tap, c = tc // red, tc % red
-        c_ok = tap < K * K
-        j_h, j_w = (tap // K)[:, None], (tap % K)[:, None]
+        c_ok = tap < K_H * K_W
+        j_h, j_w = (tap // K_W)[:, None], (tap % K_W)[:, None]
     else:  # a program has one tap
-        tap = pid % (K * K)
-        c = (pid % blocks_n) // (K * K) * BLOCK_N + tl.arange(0, BLOCK_N)
+        tap = pid % (K_H * K_W)
+        c = (pid % blocks_n) // (K_H * K_W) * BLOCK_N + tl.arange(0, BLOCK_N)
         c_ok = c < red
-        j_h, j_w = tap // K, tap % K
+        j_h, j_w = tap // K_W, tap % K_W
     m_ok = (m < rows)[:, None]
     dy_at = dy + b * y_sb + (g * rows + m)[:, None] * y_sc
     x_at = x + b * x_sb + (g * red + c)[:, None] * x_sc
@@ -249,9 +252,9 @@ def wgrad_kernel(
         dyt = tl.load(dy_at + (h * y_sh + w * y_sw), mask=m_ok & p_ok, other=0.0)  # (BLOCK_M, BLOCK_K)
         s_h, s_w = h * stride_h - pad_h + j_h * dil_h, w * stride_w - pad_w + j_w * dil_w
         x_ok = (s_h >= 0) & (s_h < x_h) & (s_w >= 0) & (s_w < x_w) & p_ok & c_ok[:, None]
-        xt = tl.load(x_at + (s_h * x_sh + s_w * x_sw), mask=x_ok, other=0.0)  # (BLOCK_N, BLOCK_K)
+        xt = tl.load(x_at + (s_h * x_sh + s_w * x_sw) * UNIT, mask=x_ok, other=0.0)  # (BLOCK_N, BLOCK_K)
         acc = _dot(dyt, tl.trans(xt), acc, PRECISION)
     tap_size = groups * rows * red
-    dk_at = dk + (b * parts + part) * (K * K) * tap_size + (g * rows + m)[:, None] * red
+    dk_at = dk + (b * parts + part) * (K_H * K_W) * tap_size + (g * rows + m)[:, None] * red
     dk_at += (tap * tap_size + c)[None, :]
     tl.store(dk_at, acc.to(dk.dtype.element_ty), mask=m_ok & c_ok[None, :])

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from .conv_kernels import conv_kernel, mix_kernel, unmix_m_kernel, unmix_u_kernel, wgrad_kernel
-from .conv_tables import ANY, LAUNCHES, MIX, UNMIX, Launch
+from .conv_tables import ANY, LAUNCHES, MIX, ROWS, UNMIX, Launch
 from .replay import launch
+from .rows import kernels_from_rows, kernels_to_rows, rows_of, suits_rows
 
 __all__ = [
     "LAUNCHES", "Launch", "block", "cdiv", "convolve", "image_bytes", "kernel_grad", "mix", "parts", "precision",
@@ -202,13 +203,17 @@ def convolve(
     n_pix = cdiv(height, stride[0]) * cdiv(width, stride[1]) if transposed else height * width
     taps = cdiv(size, steps[0]) * cdiv(size, steps[1])  # of a class, at most
     flat = red < FLAT
+    across, unit = size, 1
+    if not transposed and suits_rows(red, dilation, groups):
+        (x, unit), k = rows_of(x, size, stride, padding), kernels_to_rows(k, size)
+        across, red, flat, stride, padding = 1, x.shape[1], False, (stride[0], 1), (0, 0)
     blocks = blocks or _chosen("conv", rows, n_pix, x, flat)
     block_m, block_n = block(blocks.block_m, rows), block(blocks.block_n, n_pix)
     launch(
         conv_kernel, (cdiv(rows, block_m) * cdiv(n_pix, block_n) * groups, x.shape[0], classes),
-        x, k, y, rows, red, groups, height, width, x.shape[2], x.shape[3], *x.stride(), *y.stride(),
-        *stride, *padding, *dilation, *steps,
-        K=size, TRANSPOSED=transposed, FLAT=flat, PRECISION=precision(x.dtype), BLOCK_M=block_m, BLOCK_N=block_n,
+        x, k, y, rows, red, groups, height, width, x.shape[2], x.shape[3], *_strides(x, unit), *y.stride(),
+        *stride, *padding, *dilation, *steps, K_H=size, K_W=across, UNIT=unit,
+        TRANSPOSED=transposed, FLAT=flat, PRECISION=precision(x.dtype), BLOCK_M=block_m, BLOCK_N=block_n,
         BLOCK_K=block(blocks.block_k, red * taps if flat else red),
         num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
@@ -235,7 +240,11 @@ def kernel_grad(
     """
     (batch, c_out, h_out, w_out), red, taps = dy.shape, x.shape[1] // groups, size * size
     rows, n_pix = c_out // groups, h_out * w_out
-    flat = red < FLAT
+    flat, across, unit, channels, by_rows = red < FLAT, size, 1, red, suits_rows(red, dilation, groups)
+    if by_rows:
+        x, unit = rows_of(x, size, stride, padding)
+        across, taps, red, stride, padding = 1, size, x.shape[1], (stride[0], 1), (0, 0)
+        blocks = blocks or ROWS["half" if x.dtype != torch.float32 else precision(x.dtype)]
     blocks = blocks or _chosen("wgrad", rows, n_pix, x, flat)
     block_m, block_n = block(blocks.block_m, rows), block(blocks.block_n, taps * red if flat else red)
     block_k = block(blocks.block_k, n_pix)
@@ -247,8 +256,15 @@ def kernel_grad(
     dk = torch.empty((batch, parts, taps, c_out, red), dtype=x.dtype, device=x.device)
     launch(
         wgrad_kernel, (programs, batch, parts),
-        x, dy, dk, rows, red, groups, n_pix, w_out, x.shape[2], x.shape[3], *x.stride(), *dy.stride(),
-        *stride, *padding, *dilation, share, parts, K=size, FLAT=flat, PRECISION=_of_pixels(x.dtype),
+        x, dy, dk, rows, red, groups, n_pix, w_out, x.shape[2], x.shape[3], *_strides(x, unit), *dy.stride(),
+        *stride, *padding, *dilation, share, parts, K_H=size, K_W=across, UNIT=unit, FLAT=flat,
+        PRECISION=_of_pixels(x.dtype),
         BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
-    return dk
+    return kernels_from_rows(dk, size, channels) if by_rows else dk
+
+
+def _strides(x: Tensor, unit: int) -> tuple[int, int, int, int]:
+    """Strides of ``x``, along both axes in units."""
+    sb, sc, sh, sw = x.stride()
+    return sb, sc, sh // unit, sw // unit

@@ -1,13 +1,14 @@
 """Block sizes of the kernels in ``conv_kernels``, for Hopper.
 
-They are the best that were found on an H200 for the layers of ResNet-18 at 32 and 128 images at once. They do not ask the device, so that sums keep their order from one machine to another.
+They are the best that were found on an H200 for the layers of ResNet-18 at 32 and 128 images. They do not ask the
+device, so that sums keep their order from one machine to another.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ANY", "LAUNCHES", "MIX", "UNMIX", "Launch"]
+__all__ = ["ANY", "LAUNCHES", "MIX", "ROWS", "UNMIX", "Launch"]
 
 
 class Launch(NamedTuple):
@@ -51,6 +52,8 @@ LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
     ],
     ("wgrad", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
 }
+# wgrad of images of few channels, whose columns are rows of a kernel: few columns, so that dy is read seldom
+ROWS = {"half": Launch(64, 128, 64, 4, 3), "tf32": Launch(64, 128, 32, 4, 1), "ieee": Launch(64, 64, 16, 4, 2)}
 # rows of U, none, rows of M at a time; longer rows than those of K = 3 take fewer of U
 MIX = {"half": Launch(128, 0, 64, 4, 3), "tf32": Launch(128, 0, 32, 4, 3), "ieee": Launch(64, 0, 16, 4, 2)}
 # rows of U for dU, rows of U for dM, rows of dk at a time; {kernel: rows of (most rows of U, launch)}
