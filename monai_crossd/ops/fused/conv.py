@@ -58,8 +58,6 @@ def fused_conv2d(
         ValueError: for shapes or dtypes that do not fit.
         RuntimeError: where the kernels cannot run.
     """
-    if torch.is_autocast_enabled(x.device.type):  # here and not in the op, whose rule could name one fixed dtype only
-        x = x.to(torch.get_autocast_dtype(x.device.type))
     check(x, U, M, stride, padding, dilation, groups)
     return torch.ops.monai_crossd.fused_conv2d(x, U, M, stride, padding, dilation, groups)
 
@@ -252,3 +250,23 @@ def _differentiate_twice(ctx: Any, *grads: Tensor) -> None:
 
 _forward.register_autograd(_differentiate, setup_context=_save)
 _backward.register_autograd(_differentiate_twice)
+
+
+def _cast_images(kind: str) -> None:
+    """Register the rule of autocast on devices of this kind: images take its dtype, kernels cast all else themselves.
+
+    ``torch.library.register_autocast`` casts every argument, and to one dtype for all times.
+    """
+    key = f"Autocast{torch._C._dispatch_key_for_device(kind)}"
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def rule(_: Any, x: Tensor, *others: Any) -> Tensor:
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return torch.ops.monai_crossd.fused_conv2d(x.to(torch.get_autocast_dtype(kind)), *others)
+
+    _rules.impl("fused_conv2d", rule, key, with_keyset=True)
+
+
+_rules = torch.library.Library("monai_crossd", "FRAGMENT")
+for kind in ("cuda", "cpu"):
+    _cast_images(kind)

@@ -270,9 +270,11 @@ def test_autocast_multiplies_in_its_dtype():
     inputs = make(c_in=4, c_out=5)
     with torch.autocast(DEVICE, torch.bfloat16):
         y = fused_conv2d(*inputs)
+        of_op = torch.ops.monai_crossd.fused_conv2d(*inputs, (1, 1), (0, 0), (1, 1), 1)
     plain = fused_conv2d(inputs[0].bfloat16(), *inputs[1:])
     assert y.dtype == torch.bfloat16
     assert_close(y, plain, rtol=0, atol=0)
+    assert_close(of_op, plain, rtol=0, atol=0)
     grads = torch.autograd.grad(y.float().square().sum(), inputs)
     assert [grad.dtype for grad in grads] == [torch.float32] * 3
     assert_close(grads, torch.autograd.grad(plain.float().square().sum(), inputs), rtol=0, atol=0)
