@@ -1,0 +1,53 @@
+"""A fused layer in two processes that train together: gradients are the mean of both."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+from torch import nn
+
+from monai_crossd import CrossDConv
+from monai_crossd.ops.fused import language
+from monai_crossd.ops.fused.availability import available
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def gradients(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    net.zero_grad()
+    net(x).square().sum().backward()
+    return [p.grad.cpu().clone() for p in net.parameters()]
+
+
+def one_of_two(rank: int, folder: str, net: nn.Module, x: torch.Tensor) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    together = nn.parallel.DistributedDataParallel(net.to(DEVICE))
+    for _ in range(2):  # the second time from records
+        found = gradients(together, x.to(DEVICE).chunk(2)[rank])
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(
+    not available(torch.empty(0, device=DEVICE)),
+    reason="Triton is missing" if language.triton is None else "neither a GPU nor TRITON_INTERPRET=1",
+)
+@pytest.mark.parametrize("side", [9, 3], ids=["kernels", "columns"])
+def test_processes_share_gradients(tmp_path, side):
+    torch.manual_seed(0)
+    net = nn.Sequential(CrossDConv(2, 4, 3), CrossDConv(4, 64, 3, padding=1, bias=False))
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.3)
+    x = torch.randn(4, 2, side + 2, side + 2)
+    processes.spawn(one_of_two, (str(tmp_path), copy.deepcopy(net), x), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    net.to(DEVICE)
+    apart = zip(*(gradients(net, half.to(DEVICE)) for half in x.chunk(2)), strict=True)
+    for a, b, halves in zip(first, second, apart, strict=True):
+        expected = sum(halves) / 2
+        torch.testing.assert_close(a, expected, rtol=4e-3, atol=4e-3 * expected.abs().max().item())
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
