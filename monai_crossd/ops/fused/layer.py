@@ -7,7 +7,7 @@ higher derivatives it falls back on torch's own operators.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -31,7 +31,7 @@ __all__ = ["fused_layer"]
 
 
 def fused_layer(
-    x: Tensor, padded: Tensor | None, weight: Tensor, predictor: nn.Sequential, conv: ConvArguments
+    x: Tensor, padded: Tensor | None, weight: Tensor, predictor: Iterable[nn.Module], conv: ConvArguments
 ) -> Tensor:
     """Images convolved with the kernels that their predictor makes of the knowledge base.
 
@@ -50,27 +50,38 @@ def fused_layer(
         RuntimeError: where the kernels cannot run.
         ValueError: for shapes or dtypes that do not fit, or if one value per channel is to be normalized by itself.
     """
-    first, norm, _, last = cast("tuple[nn.Conv2d, nn.BatchNorm2d, nn.Module, nn.Conv2d]", tuple(predictor))
+    first, norm, _, last = cast("tuple[nn.Conv2d, nn.BatchNorm2d, nn.Module, nn.Conv2d]", predictor)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, padded = x.to(dtype), None if padded is None else padded.to(dtype)
-    if (
-        norm.training
-        and norm.num_batches_tracked is not None
-        and (norm.momentum is None or torch.compiler.is_compiling())
-    ):
-        norm.num_batches_tracked.add_(1)
-    net = cast(tuple[Tensor, ...], (first.weight, first.bias, norm.weight, norm.bias, last.weight, last.bias))
-    running: tuple[Tensor | None, ...] = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-    training = norm.training or running[0] is None
+    net = (*_weight_and_bias(first), *_weight_and_bias(norm), *_weight_and_bias(last))
+    mean, var, batches = _statistics(norm)
+    training = norm.training or mean is None
+    if norm.training and batches is not None and (norm.momentum is None or torch.compiler.is_compiling()):
+        batches.add_(1)
     if torch.compiler.is_compiling():
         return _in_graph(x, padded, weight, net, norm, training, conv)
     if type(x) is not Tensor:  # MONAI's, which know their file: a layer has no use for that
         x, padded = x.as_subclass(Tensor), None if padded is None else padded.as_subclass(Tensor)
-    if running[0] is None or running[1] is None or norm.training != training:
-        running = ()
+    running = () if mean is None or var is None else (mean, var, batches)
     call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled())
     return _FusedLayer.apply(x, padded, weight, *net, running, call)
+
+
+def _weight_and_bias(module: nn.Module) -> tuple[Any, Any]:
+    """Both, from where a module mostly has them: to ask for its attributes takes ten times as long."""
+    known = module._parameters
+    weight, bias = known.get("weight"), known.get("bias")  # replicas and parametrizations have theirs elsewhere
+    return module.weight if weight is None else weight, module.bias if bias is None else bias
+
+
+def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor | None, ...]:
+    """Running mean, variance and number of batches, in the same way."""
+    known = norm._buffers
+    mean, var, batches = known.get("running_mean"), known.get("running_var"), known.get("num_batches_tracked")
+    if mean is None or var is None or batches is None:
+        return norm.running_mean, norm.running_var, norm.num_batches_tracked
+    return mean, var, batches
 
 
 def _in_graph(
