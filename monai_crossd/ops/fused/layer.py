@@ -19,7 +19,7 @@ from ..shift import rotation_to_shift, shift_operator, softmax_pool
 from . import conv as fused_conv
 from . import operator as fused_operator
 from . import predictor as fused_predictor
-from .columns import convolve_columns, geometry, gradients_of_columns, launch_weight_gradient
+from .columns import convolve_columns, geometry, gradients_of_products, launch_gradients, launch_weight_gradient
 from .conv_launch import precision
 from .dense import convolve_each
 from .layer_launch import Call, Needs, launch_backward, launch_forward, launch_predictor_backward, operator_of
@@ -191,22 +191,27 @@ def _gradients_by_columns(
     needs: Needs,
 ) -> list[Tensor | None]:  # fmt: skip
     """The same for images that were convolved by columns."""
-    operator = operator_of(state, images, U)
-    last, same = fused_conv.is_channels_last(images), images is x
+    last, same, at = fused_conv.is_channels_last(images), images is x, geometry(*call.conv[:3])
     dimages = fused_conv.empty_images(images, images.shape, last) if needs.images else None
-    dweight, parts = gradients_of_columns(dy, images, U, operator, dimages, needs.weight, geometry(*call.conv[:3]))
-    slices = [part for part, _ in parts]
+    dweight, parts, part, dz = gradients_of_products(
+        dy, images, U, operator_of(state, images, U), dimages, needs.weight, at
+    )
+    slices = [*(one for one, _ in parts), part]
 
-    def launches(x: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-        sums, others = zip(slices, rest[7:], strict=False), list(rest[7 + len(slices) :])
-        x, dU = channels_last(x), [launch_weight_gradient(others.pop(), U)] if needs.weight else []
-        dx = others or ([torch.empty_like(x)] if needs.x and not same else [])
-        into = dx[0] if dx else None
-        grads = launch_predictor_backward(sums, x, U, Predictor(*rest[:6]), rest[6], call, into, add=same)
-        return [*dU, *([] if same else dx), *grads]
+    def launches(dz: Tensor, x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
+        state, sums, others = rest[6], rest[7 : 6 + len(slices)], list(rest[6 + len(slices) :])
+        dU = [launch_weight_gradient(others.pop(), U)] if needs.weight else []
+        dimages = others.pop() if needs.images else None
+        into, M = None if dimages is None else dimages[part], operator_of(state, images, U)
+        sums = (*sums, launch_gradients(dz, images[part], M[part], into, U, at))
+        x = channels_last(x)
+        dx = dimages if same else torch.empty_like(x) if needs.x else None
+        net = Predictor(*rest[:6])
+        grads = launch_predictor_backward(zip(slices, sums, strict=True), x, U, net, state, call, dx, add=same)
+        return [*dU, *([] if same or dx is None else [dx]), *grads]
 
-    written = [one for one in (dimages if same else None, dweight) if one is not None]
-    inputs = (x, U, *net, state, *(sums for _, sums in parts), *written)
+    written = [one for one in (dimages, dweight) if one is not None]
+    inputs = (dz, x, images, U, *net, state, *(sums for _, sums in parts), *written)
     found = iter(repeated(("predictor backward", key), launches, *inputs))
     dU = next(found) if needs.weight else None
     dx = next(found) if not same and needs.x else None

@@ -123,8 +123,8 @@ def launch_predictor_backward(
 
 def operator_of(state: Tensor, x: Tensor, U: Tensor) -> Tensor:
     """The shift operators ``(B, K*K, K*K*K)``, which come first in a state."""
-    shape = (len(x), U.shape[-1] ** 2, U.shape[-1] ** 3)
-    return state[: math.prod(shape)].view(shape)
+    size = U.shape[-1]
+    return state.as_strided((x.shape[0], size**2, size**3), (size**5, size**3, 1))
 
 
 def _state_layout(x: Tensor, U: Tensor, net: Predictor, call: Call) -> list[tuple[tuple[int, ...], torch.dtype]]:
