@@ -144,7 +144,7 @@ def test_parameters_are_those_of_the_call(change, training):
         y.backward(dy.to(y.dtype))
         found.append([y, images.grad, *(p.grad for p in one.parameters() if p.grad is not None), *one.buffers()])
     for exact, actual in zip(*found, strict=True):
-        assert (actual.double() - exact).norm() <= 1e-5 * exact.double().norm() + 1e-6
+        assert (actual.double() - exact).norm() <= 1e-5 * exact.double().norm() + 1e-5
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -154,10 +154,10 @@ def test_a_layer_that_is_cast_is_recorded_anew(training):
     for _ in range(2):
         results(conv, x, dy)
     conv.zero_grad()
-    conv.bfloat16()
+    conv.half()
     expected = results(copy.deepcopy(conv).double(), x.double(), dy)
-    for one, exact in zip(results(conv, x.bfloat16(), dy), expected, strict=True):
-        assert one.dtype in (torch.bfloat16, torch.int64)
+    for one, exact in zip(results(conv, x.half(), dy), expected, strict=True):
+        assert one.dtype in (torch.float16, torch.int64)
         assert (one.double() - exact).norm() <= 5e-2 * exact.double().norm() + 1e-2
 
 
