@@ -204,10 +204,12 @@ class CrossDConv(_CrossDConvNd):
             kernel = self.weight[:, :, 0]
             return F.conv2d(x, kernel, self.bias, self.stride, self._zero_padding, self.dilation, self.groups)
         if not torch.jit.is_scripting():
-            weight, layers = self.weight, tuple(predictor)
-            if runs_fused(x, weight) and type(layers[1]) is nn.BatchNorm2d:
-                y = self._fused(x, weight, layers)
-                return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+            weight = self.weight
+            if runs_fused(x, weight):
+                layers = tuple(predictor)
+                if type(layers[1]) is nn.BatchNorm2d:
+                    y = self._fused(x, weight, layers)
+                    return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
         s = predictor(x)
         x = self._pad(x, self._edges)
         y = crossd_conv2d(

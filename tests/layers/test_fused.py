@@ -149,6 +149,9 @@ def test_parameters_are_those_of_the_call(change, training):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_layer_that_is_cast_is_recorded_anew(training):
+    from monai_crossd.ops.fused import replay
+
+    replay.forget()
     conv = layer(padding=1).train(training)
     x, dy = torch.randn(2, 4, 6, 6, device=DEVICE), torch.randn(2, 17, 6, 6, device=DEVICE)
     for _ in range(2):
@@ -159,6 +162,7 @@ def test_a_layer_that_is_cast_is_recorded_anew(training):
     for one, exact in zip(results(conv, x.half(), dy), expected, strict=True):
         assert one.dtype in (torch.float16, torch.int64)
         assert (one.double() - exact).norm() <= 5e-2 * exact.double().norm() + 1e-2
+    assert len(replay._plans) == 4 and None not in replay._plans.values()  # forward and backward, all can be repeated
 
 
 @pytest.mark.parametrize("size", [6, 2])  # by kernels, by columns

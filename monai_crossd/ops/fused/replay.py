@@ -223,7 +223,7 @@ class _Plan:
                 self.steps.append((compiled, grid, (), args, patches))
 
     def __call__(self, inputs: Sequence[Tensor], addresses: list[int]) -> list[Tensor]:
-        if self.on_gpu and torch.cuda.current_device() != self.device.index:
+        if self.on_gpu and torch._C._cuda_getDevice() != self.device.index:
             with torch.cuda.device(self.device):
                 return self(inputs, addresses)
         empty = self.empty
