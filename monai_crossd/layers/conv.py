@@ -204,9 +204,12 @@ class CrossDConv(_CrossDConvNd):
             kernel = self.weight[:, :, 0]
             return F.conv2d(x, kernel, self.bias, self.stride, self._zero_padding, self.dilation, self.groups)
         if not torch.jit.is_scripting():
-            if runs_fused(x, self.weight) and type(predictor[1]) is nn.BatchNorm2d:
-                y = self._fused(x)
-                return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+            weight = self.weight
+            if runs_fused(x, weight):
+                layers = tuple(predictor)
+                if type(layers[1]) is nn.BatchNorm2d:
+                    y = self._fused(x, weight, layers)
+                    return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
         s = predictor(x)
         x = self._pad(x, self._edges)
         y = crossd_conv2d(
@@ -215,13 +218,12 @@ class CrossDConv(_CrossDConvNd):
         return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
 
     @torch.jit.unused
-    def _fused(self, x: Tensor) -> Tensor:
+    def _fused(self, x: Tensor, weight: Tensor, predictor: tuple[nn.Module, ...]) -> Tensor:
         from monai_crossd.ops.fused.layer import fused_layer  # registering operators takes long
 
-        assert self.predictor is not None
         padded = self._pad(x, self._edges) if max(self._edges) > 0 else None
         conv = ConvArguments(self.stride, self._zero_padding, self.dilation, groups=self.groups)
-        return fused_layer(x, padded, self.weight, self.predictor, conv)
+        return fused_layer(x, padded, weight, predictor, conv)
 
     def _forward_volumes(self, x: Tensor) -> Tensor:
         stride, dilation = self._cube(self.stride, "stride"), self._cube(self.dilation, "dilation")

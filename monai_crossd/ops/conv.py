@@ -12,6 +12,8 @@ from .shift import shift_operator, shifted_kernels
 
 __all__ = ["crossd_conv2d", "crossd_conv_transpose2d", "runs_fused"]
 
+_FUSED = (torch.float32, torch.float16, torch.bfloat16)  # dtypes that the fused kernels take
+
 
 def _backend(backend: str, pixels: int, kernel_size: int) -> str:
     """Resolve ``"auto"``: the one place where the way is chosen.
@@ -39,8 +41,7 @@ def runs_fused(x: Tensor, weight: Tensor) -> bool:
     """
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         return False
-    kinds = (torch.float32, torch.float16, torch.bfloat16)
-    return available(x) and x.dtype in kinds and weight.dtype in kinds and len(x) > 0
+    return available(x) and x.dtype in _FUSED and weight.dtype in _FUSED and x.shape[0] > 0
 
 
 def crossd_conv2d(

@@ -81,3 +81,112 @@ def test_cumulative_average_and_batch_count():
 def test_synchronized_statistics_keep_the_plain_path():
     conv = nn.SyncBatchNorm.convert_sync_batchnorm(layer()).eval()
     assert conv(torch.randn(2, 4, 6, 6, device=DEVICE)).shape == (2, 17, 4, 4)
+
+
+def replica(module):
+    """As ``nn.DataParallel`` makes it: parameters are attributes that autograd made."""
+    copied = module._replicate_for_data_parallel()
+    for name, parameter in module._parameters.items():
+        if parameter is None:
+            copied._parameters[name] = None
+        else:
+            setattr(copied, name, parameter.clone())
+    for name, child in module._modules.items():
+        copied._modules[name] = replica(child)
+    return copied
+
+
+def replaced(conv):
+    for module in (conv.predictor[0], conv.predictor[1]):
+        module.weight = nn.Parameter(module.weight.detach() * 2)
+    return conv
+
+
+def parametrized(conv):
+    class Double(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    for module in (conv.predictor[0], conv.predictor[1], conv.predictor[3]):
+        nn.utils.parametrize.register_parametrization(module, "weight", Double())
+    return conv
+
+
+def called(conv):
+    """A layer that is called with other parameters and statistics than its own."""
+    state = {name: 1.5 * tensor for name, tensor in conv.state_dict().items() if tensor.is_floating_point()}
+    return lambda x: torch.func.functional_call(conv, state, (x,))
+
+
+def loaded(conv):
+    conv.load_state_dict({name: 1.5 * tensor for name, tensor in conv.state_dict().items()})
+    return conv
+
+
+def moved(conv):
+    """Parameters that stay the same objects on other memory, not contiguous."""
+    for module in (conv.predictor[0], conv.predictor[3]):
+        module.weight.data = module.weight.data.mT.contiguous().mT.flip(1)
+    return conv
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("change", [replica, replaced, parametrized, called, loaded, moved])
+def test_parameters_are_those_of_the_call(change, training):
+    conv = layer(padding=1).train(training)
+    x, dy = torch.randn(2, 4, 6, 6, device=DEVICE), torch.randn(2, 17, 6, 6, device=DEVICE)
+    for _ in range(2):  # recorded, then repeated
+        results(conv, x, dy)
+    conv.zero_grad()
+    found = []
+    for one, images in ((copy.deepcopy(conv).double(), x.double()), (conv, x.clone())):
+        y = change(one)(images.requires_grad_())
+        y.backward(dy.to(y.dtype))
+        found.append([y, images.grad, *(p.grad for p in one.parameters() if p.grad is not None), *one.buffers()])
+    for exact, actual in zip(*found, strict=True):
+        assert (actual.double() - exact).norm() <= 1e-5 * exact.double().norm() + 1e-5
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_that_is_cast_is_recorded_anew(training):
+    from monai_crossd.ops.fused import replay
+
+    replay.forget()
+    conv = layer(padding=1).train(training)
+    x, dy = torch.randn(2, 4, 6, 6, device=DEVICE), torch.randn(2, 17, 6, 6, device=DEVICE)
+    for _ in range(2):
+        results(conv, x, dy)
+    conv.zero_grad()
+    conv.half()
+    expected = results(copy.deepcopy(conv).double(), x.double(), dy)
+    for one, exact in zip(results(conv, x.half(), dy), expected, strict=True):
+        assert one.dtype in (torch.float16, torch.int64)
+        assert (one.double() - exact).norm() <= 5e-2 * exact.double().norm() + 1e-2
+    assert len(replay._plans) == 4 and None not in replay._plans.values()  # forward and backward, all can be repeated
+
+
+@pytest.mark.parametrize("size", [6, 2])  # by kernels, by columns
+@pytest.mark.parametrize("training", [True, False])
+def test_without_gradients_all_is_the_same(training, size):
+    conv = layer(padding=1).train(training)
+    x = torch.randn(2, 4, size, size, device=DEVICE)
+    for _ in range(2):
+        before = copy.deepcopy(conv)
+        y = conv(x)
+        for mode in (torch.no_grad, torch.inference_mode):
+            same = copy.deepcopy(before)
+            with mode():
+                other = same(x)
+            assert not other.requires_grad and other.stride() == y.stride()
+            assert torch.equal(other, y)
+            for one, expected in zip(same.buffers(), conv.buffers(), strict=True):
+                assert torch.equal(one, expected)
+
+
+def test_forward_derivatives_and_vmap_are_refused():
+    conv, x = layer(padding=1), torch.randn(2, 4, 6, 6, device=DEVICE)
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode(), torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="jvp"):
+            conv(torch.autograd.forward_ad.make_dual(x, x))
+        with mode(), pytest.raises(RuntimeError, match="setup_context"):
+            torch.vmap(conv)(x[None])

@@ -20,7 +20,8 @@ from .replay import launch, repeated
 from .turn import channels_last
 
 __all__ = [
-    "convolve_columns", "geometry", "gradients_of_columns", "is_small", "launch_first", "launch_weight_gradient",
+    "convolve_columns", "geometry", "gradients_of_columns", "gradients_of_products", "is_small", "launch_first",
+    "launch_gradients", "launch_weight_gradient",
 ]  # fmt: skip
 
 Geometry = tuple[int, ...]  # stride, padding and dilation in pixels, per axis
@@ -63,11 +64,12 @@ def launch_first(x: Tensor, U: Tensor, M: Tensor, size: tuple[int, int], geometr
         geometry: stride, padding and dilation in pixels, per axis.
 
     Returns:
-        ``U`` as ``(C_out, K*K*K, C_in)`` in the dtype of ``x``, and columns ``(images, K*K*K*C_in, H_out, W_out)``,
-        channels_last.
+        ``U`` as ``(C_out, K*K*K*C_in, 1, 1)`` in the dtype of ``x``, and columns
+        ``(images, K*K*K*C_in, H_out, W_out)``, channels_last.
     """
     part = next(iter(_parts(x, U, size)))
-    return [_turned(U.flatten(2), x.dtype), _launch_columns(x[part], M[part], U, size, geometry)]
+    weight = _turned(U.flatten(2), x.dtype).view(len(U), -1, 1, 1)
+    return [weight, _launch_columns(x[part], M[part], U, size, geometry)]
 
 
 def convolve_columns(
@@ -89,7 +91,7 @@ def convolve_columns(
         ``(B, C_out, H_out, W_out)`` in the dtype of ``x``.
     """
     first = first or launch_first(x, U, M, size, geometry)
-    z, weight, found = first.pop(), first.pop().view(len(U), -1, 1, 1), []
+    z, weight, found = first.pop(), first.pop(), []
     for part in _parts(x, U, size):
         if part.start:
             z = _columns(x[part], M[part], U, size, geometry)
@@ -108,26 +110,39 @@ def gradients_of_columns(
         what :func:`launch_weight_gradient` makes the gradient to ``U`` of, if wanted, and for every part of the batch
         partial sums of that to ``M``, ``(shares, images, 1, K*K, K*K*K)``.
     """
+    dweight, found, last, dz = gradients_of_products(dy, x, U, M, dx, need_weight, geometry)
+    return dweight, [*found, (last, _gradients(dz, _cut(x, last), _cut(M, last), _cut(dx, last), U, geometry))]
+
+
+def gradients_of_products(
+    dy: Tensor, x: Tensor, U: Tensor, M: Tensor, dx: Tensor | None, need_weight: bool, geometry: Geometry
+) -> tuple[Tensor | None, list[tuple[slice, Tensor]], slice, Tensor]:
+    """The same but for the launches that end it, so that they can be recorded with what follows.
+
+    Returns:
+        as :func:`gradients_of_columns` for all parts but the last; then that part and the gradient to its columns.
+    """
     size = (dy.shape[2], dy.shape[3])
 
     def launches(x: Tensor, U: Tensor, M: Tensor) -> list[Tensor]:
         return launch_first(x, U, M, size, geometry)
 
     weight, z = repeated(("first columns", size, geometry, U.shape, U.dtype, *_kind(x)), launches, x, U, M)
-    weight, dy = weight.view(len(U), -1, 1, 1), dy.contiguous(memory_format=torch.channels_last)
-    dweight, found = None, []
-    for part in _parts(x, U, size):
+    dy = dy.contiguous(memory_format=torch.channels_last)
+    dweight, found, cuts = None, [], [*_parts(x, U, size)]
+    for part in cuts:
         z = _columns(x[part], M[part], U, size, geometry) if part.start else z
         dz, of_part, _ = torch.ops.aten.convolution_backward(
-            dy[part], z, weight, None, *_PLAIN, [True, need_weight, False]
+            _cut(dy, part), z, weight, None, *_PLAIN, [True, need_weight, False]
         )
         del z
         if need_weight:  # parts of 16 bits add up in 32
             dweight = of_part if dweight is None else dweight.float().add_(of_part)
         dz = dz.contiguous(memory_format=torch.channels_last)
-        found.append((part, _gradients(dz, x[part], M[part], None if dx is None else dx[part], U, geometry)))
-        del dz
-    return dweight, found
+        if part is not cuts[-1]:
+            found.append((part, _gradients(dz, x[part], M[part], _cut(dx, part), U, geometry)))
+            del dz
+    return dweight, found, part, dz
 
 
 def launch_weight_gradient(dweight: Tensor, U: Tensor) -> Tensor:
@@ -142,7 +157,12 @@ def _turned(a: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _parts(x: Tensor, U: Tensor, size: tuple[int, int]) -> Iterator[slice]:
     """Parts of the batch whose columns stay below the budget; operators of each start where kernels can load."""
-    return parts(len(x), U[0].numel() * size[0] * size[1] * x.itemsize, BUDGET, multiple=4)
+    return parts(x.shape[0], U.numel() // U.shape[0] * size[0] * size[1] * x.itemsize, BUDGET, multiple=4)
+
+
+def _cut(t: Any, part: slice) -> Any:
+    """A part of a tensor's batch, without a view if that is all of it; of ``None`` none."""
+    return t if t is None or (part.start == 0 and part.stop >= t.shape[0]) else t[part]
 
 
 def _columns(x: Tensor, M: Tensor, U: Tensor, size: tuple[int, int], geometry: Geometry) -> Tensor:
@@ -165,27 +185,32 @@ def _launch_columns(x: Tensor, M: Tensor, U: Tensor, size: tuple[int, int], geom
     return z
 
 
+def launch_gradients(dz: Tensor, x: Tensor, M: Tensor, dx: Tensor | None, U: Tensor, geometry: Geometry) -> Tensor:
+    """Partial sums of the gradient to the ``M`` of a part, and ``dx``, by two launches; ``dz`` is channels_last."""
+    (images, channels, *_), (y_h, y_w), taps = x.shape, dz.shape[2:], M.shape[1]
+    rows = y_h * y_w * channels
+    share = cdiv(rows, BLOCK_R * max(1, PROGRAMS // images)) * BLOCK_R
+    e = torch.empty((0,) if dx is None else (images, taps, rows), dtype=x.dtype, device=x.device)
+    dm = torch.empty((cdiv(rows, share), images, 1, *M.shape[1:]), dtype=torch.float32, device=x.device)
+    with torch.cuda.device_of(x):
+        launch(
+            kernels.columns_grad_kernel, (len(dm), images), x, M, dz, e, dm, rows, share, channels, y_w,
+            *x.shape[2:], *x.stride(), *geometry, NEED_X=dx is not None, **_blocks(x, U),
+        )  # fmt: skip
+        if dx is not None:
+            values = dx[0].numel()
+            launch(
+                kernels.fold_kernel, (cdiv(values, BLOCK), images), e, dx, values, rows, channels, y_h, y_w,
+                x.shape[3], *dx.stride(), *geometry, K=U.shape[2], BLOCK=BLOCK,
+            )  # fmt: skip
+    return dm
+
+
 def _gradients(dz: Tensor, x: Tensor, M: Tensor, dx: Tensor | None, U: Tensor, geometry: tuple[int, ...]) -> Tensor:
-    """Partial sums of the gradient to ``M``, and ``dx``, by two launches."""
+    """The same, recorded."""
 
     def launches(dz: Tensor, x: Tensor, M: Tensor, *dx: Tensor) -> list[Tensor]:
-        (images, channels, *_), (y_h, y_w), taps = x.shape, dz.shape[2:], M.shape[1]
-        rows = y_h * y_w * channels
-        share = cdiv(rows, BLOCK_R * max(1, PROGRAMS // images)) * BLOCK_R
-        e = torch.empty((images, taps, rows) if dx else (0,), dtype=x.dtype, device=x.device)
-        dm = torch.empty((cdiv(rows, share), images, 1, *M.shape[1:]), dtype=torch.float32, device=x.device)
-        with torch.cuda.device_of(x):
-            launch(
-                kernels.columns_grad_kernel, (len(dm), images), x, M, dz, e, dm, rows, share, channels, y_w,
-                *x.shape[2:], *x.stride(), *geometry, NEED_X=bool(dx), **_blocks(x, U),
-            )  # fmt: skip
-            for one in dx:
-                values = one[0].numel()
-                launch(
-                    kernels.fold_kernel, (cdiv(values, BLOCK), images), e, one, values, rows, channels, y_h, y_w,
-                    x.shape[3], *one.stride(), *geometry, K=U.shape[2], BLOCK=BLOCK,
-                )  # fmt: skip
-        return [dm]
+        return [launch_gradients(dz, x, M, dx[0] if dx else None, U, geometry)]
 
     inputs = (dz, x, M) if dx is None else (dz, x, M, dx)
     key = ("columns' gradients", dz.shape, geometry, *_kind(x), None if dx is None else dx.stride())
@@ -202,4 +227,4 @@ def _blocks(x: Tensor, U: Tensor) -> dict[str, Any]:
 
 
 def _kind(x: Tensor) -> tuple[Any, ...]:
-    return x.shape, x.stride(), x.dtype, precision(x.dtype)
+    return x.device, x.shape, x.stride(), x.dtype, precision(x.dtype)

@@ -57,31 +57,30 @@ def launch_forward(
         call: what the call is told.
 
     Returns:
-        ``h`` and the state, for backward; then ``y`` for ``"kernels"``, all kernels for ``"dense"``, and for
-        ``"columns"`` what ``convolve_columns`` begins with.
+        the state; then ``y`` for ``"kernels"``, all kernels for ``"dense"``, and for ``"columns"`` what
+        ``convolve_columns`` begins with.
     """
     conv, size, same = call.conv, U.shape[-1], images is x
     x = channels_last(x)
-    h = x.new_empty(shape_h(x, len(net.w1), call.keep))
-    shapes = _state_shapes(x, U, net, call.training)
-    state = x.new_empty(_state_size(shapes), dtype=torch.float32)
-    operator, r, stats, soft = _split(state, shapes)
+    layout = _state_layout(x, U, net, call)
+    state = x.new_empty(sum(_numbers(*part) for part in layout), dtype=torch.float32)
+    operator, r, stats, soft, h = _split(state, layout)
     statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
     fused_operator.write_operator(r, operator, size)
     if way == "columns":
         output = fused_conv.output_size(images, U, *conv[:3])
-        return [h, state, *launch_first(images, U, operator, output, geometry(*conv[:3]))]
+        return [state, *launch_first(images, U, operator, output, geometry(*conv[:3]))]
     if way == "dense":
-        return [h, state, fused_conv.mixed(images, U, operator, conv.groups)]
+        return [state, fused_conv.mixed(images, U, operator, conv.groups)]
     images = x if same else channels_last(images)
     y = fused_conv.empty_images(x, (len(x), len(U), *fused_conv.output_size(images, U, *conv[:3])), last)
     fused_conv.convolve(images, U, operator, y, *conv[:3], conv.groups)
-    return [h, state, y]
+    return [state, y]
 
 
 def launch_backward(
-    dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: Predictor, h: Tensor, state: Tensor, call: Call, needs: Needs
+    dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: Predictor, state: Tensor, call: Call, needs: Needs
 ) -> list[Tensor]:
     """Gradients to ``images``, to ``x`` where that is another tensor, and to ``U``, if needed; then the predictor's."""
     conv, same, last = call.conv, images is x, fused_conv.is_channels_last(images)
@@ -92,13 +91,13 @@ def launch_backward(
     dU = fused_conv.empty_weight_grad(images, U) if needs.weight else None
     sums = fused_conv.gradients(dy, images, U, operator, dimages, dU, *conv[:3], conv.groups, True)
     dx = dimages if same else torch.empty_like(x) if needs.x else None
-    grads = launch_predictor_backward(sums, x, U, net, h, state, call, dx, add=same)
+    grads = launch_predictor_backward(sums, x, U, net, state, call, dx, add=same)
     found = (dimages, None if same else dx, None if dU is None else dU.to(U.dtype))
     return [*(one for one in found if one is not None), *grads]
 
 
 def launch_predictor_backward(
-    sums: Iterable[tuple[slice, Tensor]], x: Tensor, U: Tensor, net: Predictor, h: Tensor, state: Tensor, call: Call,
+    sums: Iterable[tuple[slice, Tensor]], x: Tensor, U: Tensor, net: Predictor, state: Tensor, call: Call,
     dx: Tensor | None, add: bool,
 ) -> Predictor:  # fmt: skip
     """Gradients to the predictor's parameters from that to the operators, and what it adds to that of ``x``.
@@ -108,13 +107,12 @@ def launch_predictor_backward(
         x: as in forward, channels_last, and so what is not named here.
         U: see ``x``.
         net: see ``x``.
-        h: see ``x``.
         state: see ``x``.
         call: see ``x``.
         dx: in the shape of ``x``, written; ``None`` where it is not needed.
         add: whether to add to what ``dx`` holds.
     """
-    _, r, stats, soft = _split(state, _state_shapes(x, U, net, call.training))
+    _, r, stats, soft, h = _split(state, _state_layout(x, U, net, call))
     dr = torch.empty_like(r)
     for part, dm in sums:
         fused_operator.write_gradient(dm, r[part], dr[part], U.shape[-1])
@@ -125,29 +123,27 @@ def launch_predictor_backward(
 
 def operator_of(state: Tensor, x: Tensor, U: Tensor) -> Tensor:
     """The shift operators ``(B, K*K, K*K*K)``, which come first in a state."""
-    shape = (len(x), U.shape[-1] ** 2, U.shape[-1] ** 3)
-    return state[: math.prod(shape)].view(shape)
+    size = U.shape[-1]
+    return state.as_strided((x.shape[0], size**2, size**3), (size**5, size**3, 1))
 
 
-def _state_shapes(x: Tensor, U: Tensor, net: Predictor, training: bool) -> list[tuple[int, ...]]:
-    """Shift operators, ``r``, statistics, and those of the softmax: what forward leaves to backward."""
+def _state_layout(x: Tensor, U: Tensor, net: Predictor, call: Call) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Shift operators, ``r``, statistics, those of the softmax, and hidden values: what forward leaves to backward."""
     images, size, hidden = len(x), U.shape[-1], len(net.w1)
-    return [(images, size**2, size**3), (images, 4), (4 if training else 2, hidden), (3, images, 4)]
+    shapes = [(images, size**2, size**3), (images, 4), (4 if call.training else 2, hidden), (3, images, 4)]
+    return [*((shape, torch.float32) for shape in shapes), (shape_h(x, hidden, call.keep), x.dtype)]
 
 
-def _aligned(numbers: int) -> int:
-    return -(-numbers // 4) * 4  # 16 bytes, what kernels load at once
+def _numbers(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Numbers of float32 that a part of a state takes: multiples of 16 bytes, what kernels load at once."""
+    return -(-math.prod(shape) * dtype.itemsize // 16) * 4
 
 
-def _state_size(shapes: list[tuple[int, ...]]) -> int:
-    return sum(_aligned(math.prod(shape)) for shape in shapes)
-
-
-def _split(state: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+def _split(state: Tensor, layout: list[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
     """The parts of a state: one tensor, since each of its own takes as long to make as a kernel to launch."""
     parts, start = [], 0
-    for shape in shapes:
-        size = math.prod(shape)
-        parts.append(state[start : start + size].view(shape))
-        start += _aligned(size)
+    for shape, dtype in layout:
+        end = start + _numbers(shape, dtype)
+        parts.append(state[start:end].view(dtype)[: math.prod(shape)].view(shape))
+        start = end
     return parts

@@ -105,6 +105,28 @@ def test_layer_is_the_same_either_way(monkeypatch, memory_format, padding_mode, 
             assert (one - expected).double().norm() <= 1e-5 * expected.double().norm() + 1e-6
 
 
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layer_adds_up_parts_of_a_batch(monkeypatch, dtype, padding_mode):
+    monkeypatch.setattr(fused_conv, "chosen_way", lambda *_: "columns")
+    conv = CrossDConv(4, 7, 3, padding=1, padding_mode=padding_mode).to(DEVICE, dtype)
+    x, dy = torch.randn(6, 4, 4, 4, device=DEVICE).to(dtype), torch.randn(6, 7, 4, 4, device=DEVICE).to(dtype)
+    found = []
+    for budget in (columns.BUDGET, 4 * 4 * 27 * 16 * x.itemsize, 4 * 4 * 27 * 16 * x.itemsize):  # whole, parts, again
+        if budget != columns.BUDGET:
+            monkeypatch.setattr(columns, "BUDGET", budget)
+            replay.forget()
+        layer, leaf = copy.deepcopy(conv), x.clone().requires_grad_()
+        y = layer(leaf)
+        y.backward(dy)
+        found.append([y.detach(), leaf.grad, *(p.grad for p in layer.parameters() if p.grad is not None)])
+        with torch.no_grad():
+            assert torch.equal(copy.deepcopy(conv)(x), y)
+    for other in found[1:]:
+        for one, expected in zip(other, found[0], strict=True):
+            assert (one - expected).norm() <= TOLERANCE[dtype] * expected.norm() + 1e-6
+
+
 def test_images_smaller_than_their_kernels_take_columns():
     U = torch.empty(512, 512, 3, 3, 3, device="meta")
     assert is_small(U, 7 * 7, 1) and not is_small(U, 14 * 14, 1)
