@@ -15,12 +15,12 @@ from torch import Tensor
 from . import conv_launch as kernels
 from .availability import available
 from .columns import convolve_columns, geometry, gradients_of_columns, is_small, launch_weight_gradient
-from .dense import convolve_each, is_dense
+from .dense import convolve_each, gradients_of_each, is_dense
 from .turn import channels_last
 
 __all__ = [
     "BUDGET", "check_images", "chosen_way", "convolve", "empty_images", "empty_weight_grad", "fused_conv2d",
-    "gradients", "is_channels_last", "mixed", "output_size",
+    "gradients", "is_channels_last", "launch_unmixed", "mixed", "output_size",
 ]  # fmt: skip
 
 BUDGET = 160 * 2**20  # bytes of kernels held at once, except for one image's; larger batches run in chunks
@@ -162,7 +162,7 @@ def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
     way = chosen_way(x, U, dy.shape[2:], groups)
-    dx, dU, dM = _empty_grads(x, U, M, [need[0], need[1] and way != "columns", need[2]])
+    dx, dU, dM = _empty_grads(x, U, M, [need[0], need[1] and way == "kernels", need[2]])
     if len(x) == 0:
         return dx, dU.zero_().to(U.dtype), dM
     dy, U, M = dy.to(x.dtype), U.contiguous(), M.contiguous()
@@ -172,6 +172,11 @@ def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tens
         for part, of_part in parts if need[2] else ():
             dM[part] = of_part.sum((0, 2))
         return dx, dU.to(U.dtype) if dweight is None else launch_weight_gradient(dweight, U), dM
+    if way == "dense":
+        into = dx if need[0] else None
+        dk = gradients_of_each(dy, x, mixed(x, U, M, groups), into, stride, padding, dilation, groups)
+        of_weight, of_M = launch_unmixed(dk, U, M, need[1])
+        return dx, of_weight[0] if need[1] else dU, of_M.sum((0, 2)) if need[2] else dM
     dy, x = channels_last(dy), channels_last(x)
     wanted = (dx if need[0] else None, dU if need[1] else None)
     for part, of_part in gradients(dy, x, U, M, *wanted, stride, padding, dilation, groups, need[2]):
@@ -204,6 +209,15 @@ def gradients(
                     of_part = kernels.unmix_m(U, M[part], dk)
                 del dk
             yield part, of_part
+
+
+def launch_unmixed(dk: Tensor, U: Tensor, M: Tensor, need_weight: bool) -> tuple[list[Tensor], Tensor]:
+    """From the gradient to all kernels: to ``U``, if needed, and partial sums of that to ``M``, by launches."""
+    with torch.cuda.device_of(dk):
+        dU = [torch.empty(U.shape, dtype=U.dtype, device=U.device)] if need_weight else []
+        for one in dU:
+            kernels.unmix_u(M, dk, one, add=False)
+        return dU, kernels.unmix_m(U, M, dk)
 
 
 def _empty_grads(x: Tensor, U: Tensor, M: Tensor, need: list[bool]) -> tuple[Tensor, Tensor, Tensor]:

@@ -53,7 +53,7 @@ LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
     ("wgrad", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
 }
 # wgrad of images of few channels, whose columns are rows of a kernel: few columns, so that dy is read seldom
-ROWS = {"half": Launch(64, 128, 64, 4, 3), "tf32": Launch(64, 128, 32, 4, 1), "ieee": Launch(64, 64, 16, 4, 2)}
+ROWS = {"half": Launch(64, 128, 64, 4, 3), "tf32": Launch(64, 128, 32, 4, 3), "ieee": Launch(64, 64, 16, 4, 2)}
 # rows of U, none, rows of M at a time; longer rows than those of K = 3 take fewer of U
 MIX = {"half": Launch(128, 0, 64, 4, 3), "tf32": Launch(128, 0, 32, 4, 3), "ieee": Launch(64, 0, 16, 4, 2)}
 # rows of U for dU, rows of U for dM, rows of dk at a time; {kernel: rows of (most rows of U, launch)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .conv_launch import precision
 
-__all__ = ["convolve_each", "is_dense"]
+__all__ = ["convolve_each", "gradients_of_each", "is_dense"]
 
 DENSE = 2**34  # multiplications of an image, 50 to 100 us of an H200: from there a call, some 70, takes no longer
 
@@ -45,12 +45,7 @@ def convolve_each(
         dilation: in pixels, per axis.
         groups: of the convolution.
     """
-    batch, taps, c_out, red = k.shape
-    size = math.isqrt(taps)
-    last = x.stride(1) == 1
-    k = (k.permute(0, 2, 1, 3) if last else k.permute(0, 2, 3, 1)).contiguous()
-    k = k.view(batch, c_out, size, size, red).permute(0, 1, 4, 2, 3) if last else k.view(batch, c_out, red, size, size)
-    for image, kernel, out in zip(x.split(1), k, y.split(1), strict=True):
+    for image, kernel, out in zip(x.split(1), _as_weights(k, x), y.split(1), strict=True):
         if not x.is_cuda:
             out.copy_(F.conv2d(image, kernel, None, stride, padding, dilation, groups))
             continue
@@ -58,3 +53,45 @@ def convolve_each(
             image, kernel, padding, stride, dilation, groups, torch.backends.cudnn.benchmark,
             torch.backends.cudnn.deterministic, precision(x.dtype) == "tf32", out=out,
         )  # fmt: skip
+
+
+def gradients_of_each(
+    dy: Tensor, x: Tensor, k: Tensor, dx: Tensor | None, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], groups: int,
+) -> Tensor:  # fmt: skip
+    """Gradients of :func:`convolve_each`, by one call of the library an image too.
+
+    Args:
+        dy: ``(B, C_out, H_out, W_out)`` of any strides.
+        x: as of :func:`convolve_each`, and so what is not named here.
+        k: see ``x``.
+        dx: in the shape of ``x``, written; ``None`` where it is not needed.
+        stride: see ``x``.
+        padding: see ``x``.
+        dilation: see ``x``.
+        groups: see ``x``.
+
+    Returns:
+        the gradient to ``k``, as ``kernel_grad`` returns it: ``(B, 1, K*K, C_out, C_in/groups)``.
+    """
+    (batch, taps, c_out, red), size = k.shape, math.isqrt(k.shape[1])
+    dk = torch.empty((batch, size, size, c_out, red), dtype=x.dtype, device=x.device)
+    each = zip(dy.split(1), x.split(1), _as_weights(k, x), strict=True)
+    for b, (gradient, image, kernel) in enumerate(each):
+        dimage, dkernel, _ = torch.ops.aten.convolution_backward(
+            gradient, image, kernel, None, stride, padding, dilation, False, (0, 0), groups,
+            [dx is not None, True, False],
+        )  # fmt: skip
+        if dx is not None:
+            dx[b].copy_(dimage[0])
+        dk[b].copy_(dkernel.permute(2, 3, 0, 1))
+    return dk.view(batch, 1, taps, c_out, red)
+
+
+def _as_weights(k: Tensor, x: Tensor) -> Tensor:
+    """Kernels as the library's weights, ``(B, C_out, C_in/groups, K, K)``, in the memory format of ``x``."""
+    (batch, _, c_out, red), size, last = k.shape, math.isqrt(k.shape[1]), x.stride(1) == 1
+    k = (k.permute(0, 2, 1, 3) if last else k.permute(0, 2, 3, 1)).contiguous()
+    return (
+        k.view(batch, c_out, size, size, red).permute(0, 1, 4, 2, 3) if last else k.view(batch, c_out, red, size, size)
+    )

@@ -21,7 +21,7 @@ from . import operator as fused_operator
 from . import predictor as fused_predictor
 from .columns import convolve_columns, geometry, gradients_of_products, launch_gradients, launch_weight_gradient
 from .conv_launch import precision
-from .dense import convolve_each
+from .dense import convolve_each, gradients_of_each
 from .layer_launch import Call, Needs, launch_backward, launch_forward, launch_predictor_backward, operator_of
 from .predictor_launch import Predictor
 from .replay import remembered, repeated
@@ -130,7 +130,7 @@ class _FusedLayer(torch.autograd.Function):
         dy = dy if dy.dtype == x.dtype else dy.to(x.dtype)
         needs = Needs(of_x, of_x if padded is None else of_padded, of_weight)
         key = (call, needs, _images(x, images), _parameters(U, net))
-        by = _gradients_by_columns if ctx.way == "columns" else _gradients
+        by = {"columns": _gradients_by_columns, "dense": _gradients_by_images}.get(ctx.way, _gradients)
         dimages, dx, *others = by(key, dy, x, images, U, net, state, call, needs)
         return *((dimages, None) if padded is None else (dx, dimages)), *others, None, None
 
@@ -212,6 +212,39 @@ def _gradients_by_columns(
 
     written = [one for one in (dimages, dweight) if one is not None]
     inputs = (dz, x, images, U, *net, state, *(sums for _, sums in parts), *written)
+    found = iter(repeated(("predictor backward", key), launches, *inputs))
+    dU = next(found) if needs.weight else None
+    dx = next(found) if not same and needs.x else None
+    return [dimages, dx, dU, *found]
+
+
+def _gradients_by_images(
+    key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], state: Tensor, call: Call,
+    needs: Needs,
+) -> list[Tensor | None]:  # fmt: skip
+    """The same for images that were convolved one by one."""
+    same, conv = images is x, call.conv
+    dimages = (
+        fused_conv.empty_images(images, images.shape, fused_conv.is_channels_last(images)) if needs.images else None
+    )
+
+    def kernels(images: Tensor, U: Tensor, state: Tensor) -> list[Tensor]:
+        return [fused_conv.mixed(images, U, operator_of(state, images, U), conv.groups)]
+
+    (k,) = repeated(("kernels", key), kernels, images, U, state)
+    dk = gradients_of_each(dy, images, k, dimages, *conv[:3], conv.groups)
+    del k
+
+    def launches(dk: Tensor, x: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
+        state, M = rest[6], operator_of(rest[6], x, U)
+        dU, sums = fused_conv.launch_unmixed(dk, U, M, needs.weight)
+        x = channels_last(x)
+        dx = rest[7] if same and needs.images else torch.empty_like(x) if needs.x else None
+        net, parts = Predictor(*rest[:6]), [(slice(0, len(x)), sums)]
+        grads = launch_predictor_backward(parts, x, U, net, state, call, dx, add=same)
+        return [*dU, *([] if same or dx is None else [dx]), *grads]
+
+    inputs = (dk, x, U, *net, state, *((dimages,) if same and dimages is not None else ()))
     found = iter(repeated(("predictor backward", key), launches, *inputs))
     dU = next(found) if needs.weight else None
     dx = next(found) if not same and needs.x else None
