@@ -27,7 +27,7 @@ __all__ = [
 Geometry = tuple[int, ...]  # stride, padding and dilation in pixels, per axis
 
 PIXELS = 64  # of an output image, at most; more make columns larger than kernels
-BUDGET = 160 * 2**20  # bytes of columns held at once, except for one image's; larger batches run in parts
+BUDGET = 84 * 2**20  # bytes of columns held at once, except for one image's: those of 32 images of 512 channels, 7x7
 BLOCK_R = 128  # rows of a tile, of 32 values each
 BLOCK = 1024  # values of ``dx`` of a program
 PROGRAMS = 1056  # eight for each of 132 multiprocessors: as many shares as that takes, no more
@@ -132,17 +132,25 @@ def gradients_of_products(
     dweight, found, cuts = None, [], [*_parts(x, U, size)]
     for part in cuts:
         z = _columns(x[part], M[part], U, size, geometry) if part.start else z
-        dz, of_part, _ = torch.ops.aten.convolution_backward(
-            _cut(dy, part), z, weight, None, *_PLAIN, [True, need_weight, False]
-        )
-        del z
+        of_y = _cut(dy, part)
         if need_weight:  # parts of 16 bits add up in 32
+            _, of_part, _ = torch.ops.aten.convolution_backward(of_y, z, weight, None, *_PLAIN, [False, True, False])
             dweight = of_part if dweight is None else dweight.float().add_(of_part)
-        dz = dz.contiguous(memory_format=torch.channels_last)
+        del z  # before its gradient comes, which is as large
+        dz = _gradient_of_columns(of_y, weight).contiguous(memory_format=torch.channels_last)
         if part is not cuts[-1]:
             found.append((part, _gradients(dz, x[part], M[part], _cut(dx, part), U, geometry)))
             del dz
     return dweight, found, part, dz
+
+
+def _gradient_of_columns(dy: Tensor, weight: Tensor) -> Tensor:
+    """In the dtype of both, whatever autocast is for around the backward pass."""
+    kind = dy.device.type
+    if torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return F.conv_transpose2d(dy, weight)
+    return F.conv_transpose2d(dy, weight)
 
 
 def launch_weight_gradient(dweight: Tensor, U: Tensor) -> Tensor:
