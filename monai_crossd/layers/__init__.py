@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from .conv import CrossDConv, CrossDConvTranspose
+from .conv import CrossDConv
 from .norm import CrossDBatchNorm, CrossDDropout, CrossDInstanceNorm
 from .predictor import ShiftPredictor
 from .resample import CrossDAdaptiveAvgPool, CrossDAdaptiveMaxPool, CrossDAvgPool, CrossDMaxPool, CrossDUpsample
+from .transposed import CrossDConvTranspose
 
 __all__ = [
     "CrossDAdaptiveAvgPool",

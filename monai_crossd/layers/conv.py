@@ -1,116 +1,22 @@
-"""The Cross-D convolution and its transposed form."""
+"""The Cross-D convolution."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_crossd.ops import (
-    LIFTS,
-    ConvArguments,
-    crossd_conv2d,
-    crossd_conv_transpose2d,
-    lifted_kernel,
-    runs_fused,
-    shifted_kernels,
-)
+from monai_crossd.ops import ConvArguments, crossd_conv2d, runs_fused
 
 from .arguments import as_pair, sides
-from .predictor import ShiftPredictor
+from .base import CrossDConvNd
 
-__all__ = ["CrossDConv", "CrossDConvTranspose"]
-
-
-class _CrossDConvNd(nn.Module):
-    """What the convolution and its transposed form share: arguments, parameters, kernels."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int],
-        dilation: int | Sequence[int],
-        groups: int,
-        bias: bool,
-        lift: str,
-        transposed: bool,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> None:
-        super().__init__()
-        for name, value in (("groups", groups), ("in_channels", in_channels), ("out_channels", out_channels)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be positive, got {value}.")
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if value % groups:
-                raise ValueError(f"`{name}` must be divisible by `groups`={groups}, got {value}.")
-        if lift not in LIFTS:
-            raise ValueError(f"`lift` must be one of {', '.join(map(repr, LIFTS))}, got {lift!r}.")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = as_pair(kernel_size, "kernel_size", least=1)
-        if self.kernel_size[0] != self.kernel_size[1]:
-            raise ValueError(f"`kernel_size` must be square, a knowledge base is a cube, got {self.kernel_size}.")
-        self.stride = as_pair(stride, "stride", least=1)
-        self.dilation = as_pair(dilation, "dilation", least=1)
-        self.groups = groups
-        self.lift = lift
-        self.depth_stride = self.stride[0] // math.gcd(self.stride[0], self.dilation[0]) if transposed else 1
-        c0, c1 = (in_channels, out_channels // groups) if transposed else (out_channels, in_channels // groups)
-        size = self.kernel_size[0]
-        self.weight = nn.Parameter(torch.empty(c0, c1, size, size, size, device=device, dtype=dtype))
-        self.bias: nn.Parameter | None
-        offsets = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
-        self.register_parameter("bias", offsets)
-        self.predictor = None if size == 1 else ShiftPredictor(in_channels).to(device=device, dtype=dtype)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialize ``weight`` and ``bias`` as :class:`torch.nn.Conv3d` does."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
-
-    def kernel_2d(self, x: Tensor) -> Tensor:
-        """The 2D kernel of every image of ``x`` ``(B, C_in, H, W)``.
-
-        Returns:
-            ``(B, C_out, C_in/groups, K, K)``; transposed: ``(B, C_in, C_out/groups, K, K)``.
-        """
-        if self.predictor is None:
-            return self.weight[:, :, 0].expand(x.shape[0], -1, -1, -1, -1)
-        return shifted_kernels(self.weight, self.predictor(x), self.kernel_size[0])
-
-    def kernel_3d(self) -> Tensor:
-        """The 3D kernel, in the shape of ``weight``."""
-        return lifted_kernel(self.weight, self.lift, self.depth_stride)
-
-    def _cube(self, axes: tuple[int, int], name: str) -> tuple[int, int, int]:
-        """An image's pair of numbers as a volume's triple."""
-        if axes[0] != axes[1]:
-            raise ValueError(f"`{name}` must be the same on both axes to run on volumes, got {axes}.")
-        return (axes[0], axes[0], axes[0])
-
-    def _refuse_rank(self, x: Tensor) -> Tensor:
-        raise ValueError(
-            f"input must be images (B, C, H, W) or volumes (B, C, D, H, W), got {x.dim()} dimensions; "
-            "add the batch dimension with `x.unsqueeze(0)`."
-        )
-
-    def extra_repr(self) -> str:
-        """Arguments in the order of :class:`torch.nn.Conv2d`, and the lift."""
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        text += f", padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}"
-        return f"{text}, bias={self.bias is not None}, lift={self.lift!r}"
+__all__ = ["CrossDConv"]
 
 
-class CrossDConv(_CrossDConvNd):
+class CrossDConv(CrossDConvNd):
     r"""Convolution with one knowledge base for images and volumes.
 
     ``weight`` is the knowledge base ``U``. From images the predictor reads an axis ``k`` and an angle ``theta`` per
@@ -243,88 +149,3 @@ class CrossDConv(_CrossDConvNd):
                 y = F.pad(x.reshape(1, b * c, h, w), edges, mode=self._pad_mode)
                 return y.reshape(b, c, y.shape[2], y.shape[3])
         return F.pad(x, edges, mode=self._pad_mode)
-
-
-class CrossDConvTranspose(_CrossDConvNd):
-    """Transposed convolution with one knowledge base for images and volumes.
-
-    The form that :class:`CrossDConv` takes for :class:`torch.nn.ConvTranspose2d`, with its arguments and defaults;
-    ``weight`` is ``(C_in, C_out/groups, K, K, K)``, the predictor reads the input. The paper has no transposed form.
-
-    Args:
-        in_channels: ``C_in``.
-        out_channels: ``C_out``.
-        kernel_size: ``K``, one number or equal ones.
-        stride: in pixels; unequal numbers run on images only, as for all pairs below.
-        padding: in pixels, ``dilation * (K - 1) - padding`` zeros are added to both sides.
-        output_padding: in pixels, size added on one side.
-        groups: blocks of channels.
-        bias: whether there is a bias.
-        dilation: in pixels.
-        padding_mode: ``"zeros"``, the only one that a transposed convolution has.
-        lift: as of :class:`CrossDConv`.
-        device: of the parameters.
-        dtype: of the parameters.
-
-    Raises:
-        ValueError: for an argument out of its range, naming it.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] = 0,
-        output_padding: int | Sequence[int] = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: int | Sequence[int] = 1,
-        padding_mode: str = "zeros",
-        *,
-        lift: str = "inflated",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, dilation, groups, bias, lift, True, device, dtype
-        )
-        if padding_mode != "zeros":
-            raise ValueError(f"`padding_mode` of a transposed convolution must be 'zeros', got {padding_mode!r}.")
-        self.padding = as_pair(padding, "padding", least=0)
-        self.output_padding = as_pair(output_padding, "output_padding", least=0)
-        for axis in (0, 1):
-            if self.output_padding[axis] >= max(self.stride[axis], self.dilation[axis]):
-                raise ValueError(
-                    f"`output_padding` must be smaller than `stride` or `dilation`, got {self.output_padding} with "
-                    f"stride {self.stride} and dilation {self.dilation}."
-                )
-        self.padding_mode = padding_mode
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Upsample images with their own kernels, volumes with the lifted one."""
-        if x.dim() == 4:
-            return self._forward_images(x)
-        if x.dim() == 5:
-            return self._forward_volumes(x)
-        return self._refuse_rank(x)
-
-    def _forward_images(self, x: Tensor) -> Tensor:
-        predictor = self.predictor
-        stride, padding, output_padding = self.stride, self.padding, self.output_padding
-        if predictor is None:
-            kernel = self.weight[:, :, 0]
-            return F.conv_transpose2d(x, kernel, self.bias, stride, padding, output_padding, self.groups, self.dilation)
-        s = predictor(x)
-        y = crossd_conv_transpose2d(
-            x, self.weight, s, self.kernel_size[0], stride, padding, output_padding, self.groups, self.dilation
-        )
-        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
-
-    def _forward_volumes(self, x: Tensor) -> Tensor:
-        stride, dilation = self._cube(self.stride, "stride"), self._cube(self.dilation, "dilation")
-        padding = self._cube(self.padding, "padding")
-        output_padding = self._cube(self.output_padding, "output_padding")
-        kernel = self.kernel_3d()
-        return F.conv_transpose3d(x, kernel, self.bias, stride, padding, output_padding, self.groups, dilation)
