@@ -27,7 +27,7 @@ __all__ = [
 Geometry = tuple[int, ...]  # stride, padding and dilation in pixels, per axis
 
 PIXELS = 64  # of an output image, at most; more make columns larger than kernels
-BUDGET = 84 * 2**20  # bytes of columns held at once, except for one image's: those of 32 images of 512 channels, 7x7
+BUDGET = 30 * 2**20  # numbers of columns held at once, 44 images of 512 channels and 7x7 pixels; or one image's
 BLOCK_R = 128  # rows of a tile, of 32 values each
 BLOCK = 1024  # values of ``dx`` of a program
 PROGRAMS = 1056  # eight for each of 132 multiprocessors: as many shares as that takes, no more
@@ -132,11 +132,13 @@ def gradients_of_products(
     dweight, found, cuts = None, [], [*_parts(x, U, size)]
     for part in cuts:
         z = _columns(x[part], M[part], U, size, geometry) if part.start else z
-        of_y = _cut(dy, part)
-        if need_weight:  # parts of 16 bits add up in 32
+        of_y, of_part = _cut(dy, part), None
+        if need_weight:
             _, of_part, _ = torch.ops.aten.convolution_backward(of_y, z, weight, None, *_PLAIN, [False, True, False])
-            dweight = of_part if dweight is None else dweight.float().add_(of_part)
         del z  # before its gradient comes, which is as large
+        if of_part is not None:  # parts of 16 bits add up in 32
+            dweight = of_part if dweight is None else dweight.float().add_(of_part)
+            del of_part
         dz = _gradient_of_columns(of_y, weight).contiguous(memory_format=torch.channels_last)
         if part is not cuts[-1]:
             found.append((part, _gradients(dz, x[part], M[part], _cut(dx, part), U, geometry)))
@@ -165,7 +167,7 @@ def _turned(a: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _parts(x: Tensor, U: Tensor, size: tuple[int, int]) -> Iterator[slice]:
     """Parts of the batch whose columns stay below the budget; operators of each start where kernels can load."""
-    return parts(x.shape[0], U.numel() // U.shape[0] * size[0] * size[1] * x.itemsize, BUDGET, multiple=4)
+    return parts(x.shape[0], U.numel() // U.shape[0] * size[0] * size[1], BUDGET, multiple=4)
 
 
 def _cut(t: Any, part: slice) -> Any:

@@ -23,7 +23,7 @@ __all__ = [
     "gradients", "is_channels_last", "launch_unmixed", "mixed", "output_size",
 ]  # fmt: skip
 
-BUDGET = 160 * 2**20  # bytes of kernels held at once, except for one image's; larger batches run in chunks
+BUDGET = 40 * 2**20  # numbers of kernels held at once, 71 images of 256 channels before and after; or one image's
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups"
 
@@ -114,7 +114,7 @@ def empty_weight_grad(x: Tensor, U: Tensor) -> Tensor:
 
 def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
     """Parts of the batch whose kernels stay below the budget."""
-    return kernels.parts(len(x), kernels.image_bytes(U, x.dtype), BUDGET)
+    return kernels.parts(len(x), kernels.image_numbers(U), BUDGET)
 
 
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:

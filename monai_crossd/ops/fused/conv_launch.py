@@ -18,7 +18,7 @@ from .replay import launch
 from .rows import kernels_from_rows, kernels_to_rows, rows_of, suits_rows
 
 __all__ = [
-    "LAUNCHES", "Launch", "block", "cdiv", "convolve", "image_bytes", "kernel_grad", "mix", "parts", "precision",
+    "LAUNCHES", "Launch", "block", "cdiv", "convolve", "image_numbers", "kernel_grad", "mix", "parts", "precision",
     "unmix_m", "unmix_u",
 ]  # fmt: skip
 
@@ -72,21 +72,21 @@ def _mix_blocks(blocks: Launch, n: int, rows: int, depth: int) -> dict[str, int]
     return {"BLOCK_N": block_n, "BLOCK_R": block(blocks.block_k, rows), "BLOCK_S": block_s}
 
 
-def parts(images: int, bytes_each: int, budget: int, multiple: int = 1) -> Iterator[slice]:
-    """Parts of a batch of about the same size, which hold about ``budget`` bytes at most, or one image.
+def parts(images: int, each: int, budget: int, multiple: int = 1) -> Iterator[slice]:
+    """Parts of a batch of about the same size, which hold about ``budget`` numbers at most, or one image.
 
     Several parts start at multiples of ``multiple``. None has more images than a grid's second axis has programs.
     """
-    most = min(max(1, budget // bytes_each), 65535 // multiple * multiple)
+    most = min(max(1, budget // each), 65535 // multiple * multiple)
     size = cdiv(images, cdiv(images, most)) if images else 1
     if size < images:
         size = cdiv(size, multiple) * multiple
     return (slice(first, first + size) for first in range(0, images, size))
 
 
-def image_bytes(U: Tensor, dtype: torch.dtype) -> int:
+def image_numbers(U: Tensor) -> int:
     """What an image holds for a while: its kernel, or the gradient of that."""
-    return U.numel() // U.shape[2] * dtype.itemsize
+    return U.numel() // U.shape[2]
 
 
 def mix(

@@ -233,13 +233,13 @@ def test_pixels_split_among_programs(monkeypatch):
 @needs_kernels
 def test_chunks_of_the_batch(monkeypatch):
     """Images one by one and in chunks of two are what they are together."""
-    from monai_crossd.ops.fused.conv_launch import image_bytes
+    from monai_crossd.ops.fused.conv_launch import image_numbers
 
     x, U, M = make(batch=3, c_in=4, c_out=5)
     whole = fused_conv2d(x, U, M, padding=(1, 1))
     grads = torch.autograd.grad(whole.square().sum(), (x, U, M))
     for images in (1, 2):
-        monkeypatch.setattr(fused_conv, "BUDGET", images * image_bytes(U, x.dtype))
+        monkeypatch.setattr(fused_conv, "BUDGET", images * image_numbers(U))
         assert len(list(fused_conv._chunks(x, U))) == -(-3 // images)
         part = fused_conv2d(x, U, M, padding=(1, 1))
         assert_close(part, whole, rtol=0, atol=0)
