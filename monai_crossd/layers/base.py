@@ -88,11 +88,22 @@ class CrossDConvNd(nn.Module):
             raise ValueError(f"`{name}` must be the same on both axes to run on volumes, got {axes}.")
         return (axes[0], axes[0], axes[0])
 
-    def _refuse_rank(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """Images by their own kernels, volumes by the lifted one."""
+        if x.dim() == 4:
+            return self._forward_images(x)
+        if x.dim() == 5:
+            return self._forward_volumes(x)
         raise ValueError(
             f"input must be images (B, C, H, W) or volumes (B, C, D, H, W), got {x.dim()} dimensions; "
             "add the batch dimension with `x.unsqueeze(0)`."
         )
+
+    def _forward_images(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _forward_volumes(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """Arguments in the order of :class:`torch.nn.Conv2d`, and the lift."""

@@ -95,14 +95,6 @@ class CrossDConv(CrossDConvNd):
             [0] * 4 if by_conv else [before[1], after[1], before[0], after[0]]
         )  # what F.pad does, last axis first
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve images with their own kernels, volumes with the lifted one."""
-        if x.dim() == 4:
-            return self._forward_images(x)
-        if x.dim() == 5:
-            return self._forward_volumes(x)
-        return self._refuse_rank(x)
-
     def _forward_images(self, x: Tensor) -> Tensor:
         predictor = self.predictor
         if predictor is None:

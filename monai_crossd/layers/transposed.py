@@ -73,14 +73,6 @@ class CrossDConvTranspose(CrossDConvNd):
                 )
         self.padding_mode = padding_mode
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Upsample images with their own kernels, volumes with the lifted one."""
-        if x.dim() == 4:
-            return self._forward_images(x)
-        if x.dim() == 5:
-            return self._forward_volumes(x)
-        return self._refuse_rank(x)
-
     def _forward_images(self, x: Tensor) -> Tensor:
         predictor = self.predictor
         stride, padding, output_padding = self.stride, self.padding, self.output_padding
