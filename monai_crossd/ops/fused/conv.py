@@ -41,6 +41,7 @@ def fused_conv2d(
 
     It multiplies in the dtype of ``x``, under autocast in autocast's, and adds in float32; float32 is multiplied in
     TF32 where ``torch.backends.cudnn`` allows that for convolutions. Gradients flow to ``x``, ``U`` and ``M`` once.
+    With up to four channels an infinite or NaN pixel makes NaN of up to 16 pixels beside its window, too.
 
     Args:
         x: ``(B, C_in, H, W)``, float32, float16 or bfloat16, of any strides; channels_last is the fastest.
@@ -269,14 +270,17 @@ _backward.register_autograd(_differentiate_twice)
 def _cast_images(kind: str) -> None:
     """Register the rule of autocast on devices of this kind: images take its dtype, kernels cast all else themselves.
 
+    As torch's own rules do, it leaves float64 and integers alone, for the operator to refuse.
     ``torch.library.register_autocast`` casts every argument, and to one dtype for all times.
     """
     key = f"Autocast{torch._C._dispatch_key_for_device(kind)}"
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
     def rule(_: Any, x: Tensor, *others: Any) -> Tensor:
+        if x.dtype in _DTYPES:
+            x = x.to(torch.get_autocast_dtype(kind))
         with torch._C._ExcludeDispatchKeyGuard(keys):
-            return torch.ops.monai_crossd.fused_conv2d(x.to(torch.get_autocast_dtype(kind)), *others)
+            return torch.ops.monai_crossd.fused_conv2d(x, *others)
 
     _rules.impl("fused_conv2d", rule, key, with_keyset=True)
 

@@ -231,7 +231,7 @@ def planes_gradient_kernel(
         image = _of_image(dr_ptr, soft_ptr, B, b)
         for tile in range(first_tile, last_tile):
             p = _pixels(tile, BLOCK_P, WIDE)
-            x = _planes(x_ptr + b * sb, p, P, C, W, sc, sh, sw, FLAT, WIDE, BLOCK_C)
+            x = _planes(x_ptr + b * sb, p, P, C, W, sc, sh, sw, FLAT, BLOCK_C)
             h = tl.sum(w1[:, :, None] * x[:, None, :], axis=0)
             deviation, y, _, f = _features(h, mean, slope, beta, w2)
             _, dh = _feature_gradients(p < P, y, f, image, w2)

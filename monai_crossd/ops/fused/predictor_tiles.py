@@ -32,16 +32,15 @@ def _stacked(pointer, step, inside, count, BLOCK: tl.constexpr):
     rows = tl.arange(0, BLOCK)
     tile = tl.zeros((BLOCK, inside.shape[0]), tl.float32)
     for row in tl.static_range(BLOCK):
-        one = tl.load(pointer + tl.minimum(row, count - 1) * step, mask=inside, other=0.0).to(tl.float32)
+        one = tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
         tile = tl.where(rows[:, None] == row, one[None, :], tile)
+        pointer += tl.minimum(tl.maximum(count - 1 - row, 0), 1) * step  # behind the last row that one again
     return tl.where(rows[:, None] < count, tile, 0.0)
 
 
 @jit()
-def _planes(x_ptr, p, P, C, W, sc, sh, sw, FLAT: tl.constexpr, WIDE: tl.constexpr, BLOCK_C: tl.constexpr):
+def _planes(x_ptr, p, P, C, W, sc, sh, sw, FLAT: tl.constexpr, BLOCK_C: tl.constexpr):
     """A tile of an image of few channels, (BLOCK_C, BLOCK_P) in float32, zeros outside."""
-    if WIDE:
-        sc = sc.to(tl.int64)
     pixel = p * sw if FLAT else (p // W) * sh + (p % W) * sw
     return _stacked(x_ptr + pixel, sc, p < P, C, BLOCK_C)
 

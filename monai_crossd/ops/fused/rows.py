@@ -4,6 +4,9 @@ Where an image has one to four channels, the values that a matrix product sums o
 looked for by itself. But those of a row of the kernel, ``K`` pixels with their channels, lie side by side in an image
 that is channels_last and padded. Such a row is taken for the channels of a pixel, so that a ``K x K`` convolution of
 ``C`` channels becomes a ``K x 1`` one of ``R >= K C``, with rows that overlap in memory.
+
+What a row holds behind its ``K`` pixels is of pixels further on and is multiplied with zero: an infinite pixel there
+makes NaN. In a layer it does so anyway, as its predictor reads the whole image.
 """
 
 from __future__ import annotations

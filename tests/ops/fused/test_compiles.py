@@ -78,6 +78,24 @@ def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, 
         assert compile_for_hopper(kernel, args, named)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 40])
+def test_offsets_of_64_bits_compile(launches, monkeypatch, channels):
+    sizes = predictor_launch._sizes
+    monkeypatch.setattr(predictor_launch, "_sizes", lambda x, hidden: sizes(x, hidden) | {"WIDE": True})
+    x = torch.empty(2, channels, 9, 9, memory_format=torch.channels_last)
+    net = Predictor(
+        torch.empty(16, channels, 1, 1), *(torch.empty(16) for _ in range(3)), torch.empty(4, 16, 1, 1), torch.empty(4)
+    )
+    h = torch.empty(predictor_launch.shape_h(x, 16, True))
+    stats, soft, r = torch.empty(4, 16), torch.empty(3, 2, 4), torch.empty(2, 4)
+    predictor_launch.write_pool(x, net, None, True, 1e-5, True, h, stats, soft, r)
+    grads = predictor_launch.empty_grads(net)
+    predictor_launch.write_gradients(r, x, h, stats, soft, net, True, grads, torch.empty_like(x), True)
+    assert len(launches) >= 7
+    for kernel, args, named in launches:
+        assert compile_for_hopper(kernel, args, named)
+
+
 @pytest.mark.parametrize("tf32", [True, False])
 @pytest.mark.parametrize("size, dtype", [(3, torch.float32), (3, torch.bfloat16), (2, torch.float16)])
 def test_columns_compile(launches, monkeypatch, size, dtype, tf32):

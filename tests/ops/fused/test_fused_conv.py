@@ -271,6 +271,8 @@ def test_autocast_multiplies_in_its_dtype():
     with torch.autocast(DEVICE, torch.bfloat16):
         y = fused_conv2d(*inputs)
         of_op = torch.ops.monai_crossd.fused_conv2d(*inputs, (1, 1), (0, 0), (1, 1), 1)
+        with pytest.raises(ValueError, match="float64"):  # which autocast leaves alone
+            fused_conv2d(inputs[0].double(), *inputs[1:])
     plain = fused_conv2d(inputs[0].bfloat16(), *inputs[1:])
     assert y.dtype == torch.bfloat16
     assert_close(y, plain, rtol=0, atol=0)
