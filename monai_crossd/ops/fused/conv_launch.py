@@ -37,6 +37,11 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if allowed else "ieee"
 
 
+def _arithmetic(dtype: torch.dtype) -> str:
+    """What the tables of block sizes go by."""
+    return precision(dtype) if dtype == torch.float32 else "half"
+
+
 def _of_pixels(dtype: torch.dtype) -> str:
     """The same for sums over pixels, for which TF32 is left to :func:`split_dot`."""
     return "split" if dtype == torch.float32 and precision(dtype) == "tf32" else precision(dtype)
@@ -48,8 +53,7 @@ def _chosen(kernel: str, channels: int, pixels: int, x: Tensor, flat: bool) -> L
     Steps are half as long where neighbors in the tile of ``x`` are not neighbors in memory: each value then keeps a
     register for its address.
     """
-    arithmetic = precision(x.dtype) if x.dtype == torch.float32 else "half"
-    rows = LAUNCHES[kernel, arithmetic]
+    rows = LAUNCHES[kernel, _arithmetic(x.dtype)]
     blocks = next(blocks for most, most_pixels, blocks in rows if channels <= most and pixels <= most_pixels)
     return blocks._replace(block_k=blocks.block_k // 2) if flat or x.stride(1) != 1 else blocks
 
@@ -106,8 +110,7 @@ def mix(
         ``(B, K*K, C_out, C_in/groups)``, transposed ``(B, K*K, C_in, C_out/groups)``.
     """
     (batch, taps, depth), c_out, red = M.shape, U.shape[0], U.shape[1]
-    n, rows, how = c_out * red, c_out // groups, precision(dtype)
-    blocks = blocks or MIX["half" if dtype != torch.float32 else how]
+    n, rows, blocks = c_out * red, c_out // groups, blocks or MIX[_arithmetic(dtype)]
     sizes = _mix_blocks(blocks, n, batch * taps, depth)
     layout = (groups * red, rows) if transposed else (c_out, red)
     k = torch.empty((batch, taps, *layout), dtype=dtype, device=U.device)
@@ -115,7 +118,7 @@ def mix(
     share = cdiv(cdiv(batch * taps, block_r), max(1, 2 * PROGRAMS // columns)) * block_r
     launch(
         mix_kernel, (columns, cdiv(batch * taps, share)), U, M, k, n, batch * taps, share, rows, red,
-        S=depth, TRANSPOSED=transposed, **sizes, PRECISION=how, num_warps=blocks.num_warps,
+        S=depth, TRANSPOSED=transposed, **sizes, PRECISION=precision(dtype), num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
     )  # fmt: skip
     return k
@@ -244,7 +247,7 @@ def kernel_grad(
     if by_rows:
         x, unit = rows_of(x, size, stride, padding)
         across, taps, red, stride, padding = 1, size, x.shape[1], (stride[0], 1), (0, 0)
-        blocks = blocks or ROWS["half" if x.dtype != torch.float32 else precision(x.dtype)]
+        blocks = blocks or ROWS[_arithmetic(x.dtype)]
     blocks = blocks or _chosen("wgrad", rows, n_pix, x, flat)
     block_m, block_n = block(blocks.block_m, rows), block(blocks.block_n, taps * red if flat else red)
     block_k = block(blocks.block_k, n_pix)

@@ -15,12 +15,17 @@ def _pixels(tile, BLOCK_P: tl.constexpr, WIDE: tl.constexpr):
 
 
 @jit()
+def _places(p, W, sh, sw, FLAT: tl.constexpr):
+    """Where pixels ``p`` of an image lie, (BLOCK_P,) elements from its first."""
+    return p * sw if FLAT else (p // W) * sh + (p % W) * sw
+
+
+@jit()
 def _offsets(p, c, W, sc, sh, sw, FLAT: tl.constexpr, WIDE: tl.constexpr):
     """Where pixels ``p`` and channels ``c`` of an image lie, (BLOCK_P, BLOCK_C) elements from its first."""
     if WIDE:
         c = c.to(tl.int64)
-    pixel = p * sw if FLAT else (p // W) * sh + (p % W) * sw
-    return pixel[:, None] + c[None, :] * sc
+    return _places(p, W, sh, sw, FLAT)[:, None] + c[None, :] * sc
 
 
 @jit()
@@ -41,8 +46,7 @@ def _stacked(pointer, step, inside, count, BLOCK: tl.constexpr):
 @jit()
 def _planes(x_ptr, p, P, C, W, sc, sh, sw, FLAT: tl.constexpr, BLOCK_C: tl.constexpr):
     """A tile of an image of few channels, (BLOCK_C, BLOCK_P) in float32, zeros outside."""
-    pixel = p * sw if FLAT else (p // W) * sh + (p % W) * sw
-    return _stacked(x_ptr + pixel, sc, p < P, C, BLOCK_C)
+    return _stacked(x_ptr + _places(p, W, sh, sw, FLAT), sc, p < P, C, BLOCK_C)
 
 
 @jit()
@@ -103,9 +107,9 @@ def _project(
     n = tl.arange(0, BLOCK_N)
     if PLANES:
         h = tl.zeros((BLOCK_N, BLOCK_P), dtype=tl.float32)
-        pixel = p * sw if FLAT else (p // W) * sh + (p % W) * sw
+        x_ptr += _places(p, W, sh, sw, FLAT)
         for c in tl.static_range(PLANES):
-            x = tl.load(x_ptr + pixel, mask=p < P, other=0.0)
+            x = tl.load(x_ptr, mask=p < P, other=0.0)
             w1 = tl.load(w1_ptr + n * C + c, mask=n < N, other=0.0).to(x.dtype)
             h += w1.to(tl.float32)[:, None] * x.to(tl.float32)[None, :]
             x_ptr += sc
