@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import columns_kernels as kernels
-from .conv_launch import block, cdiv, parts, precision
 from .replay import launch, repeated
+from .sizes import block, cdiv, parts, precision
 from .turn import channels_last
 
 __all__ = [

@@ -12,10 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import conv_launch as kernels
 from .availability import available
 from .columns import convolve_columns, geometry, gradients_of_columns, is_small, launch_weight_gradient
+from .conv_launch import convolve as launch_convolution
+from .conv_launch import kernel_grad
 from .dense import convolve_each, gradients_of_each, is_dense
+from .halves import halved, is_halved
+from .mix_launch import image_numbers, mix, unmix_m, unmix_u
+from .sizes import parts
 from .turn import channels_last
 
 __all__ = [
@@ -23,7 +27,7 @@ __all__ = [
     "gradients", "is_channels_last", "launch_unmixed", "mixed", "output_size",
 ]  # fmt: skip
 
-BUDGET = 40 * 2**20  # numbers of kernels held at once, 71 images of 256 channels before and after; or one image's
+BUDGET = 40 * 2**20  # numbers held at once: kernels of 71 images of 256 channels, or images in half; or those of one
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups"
 
@@ -39,8 +43,9 @@ def fused_conv2d(
 ) -> Tensor:
     """``y[b] = conv2d(x[b], U M[b])`` with zero padding.
 
-    It multiplies in the dtype of ``x``, under autocast in autocast's, and adds in float32; float32 is multiplied in
-    TF32 where ``torch.backends.cudnn`` allows that for convolutions. Gradients flow to ``x``, ``U`` and ``M`` once.
+    It multiplies in the dtype of ``x``, under autocast in autocast's, and adds in float32; where
+    ``torch.backends.cudnn`` allows TF32 for convolutions, float32 is multiplied as ``halves`` says. Gradients flow to
+    ``x``, ``U`` and ``M`` once.
     With up to four channels an infinite or NaN pixel makes NaN of up to 16 pixels beside its window, too.
 
     Args:
@@ -107,15 +112,18 @@ def empty_images(x: Tensor, shape: Sequence[int], last: bool) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
-def empty_weight_grad(x: Tensor, U: Tensor) -> Tensor:
+def empty_weight_grad(dy: Tensor, x: Tensor, U: Tensor) -> Tensor:
     """Where the gradient to ``U`` goes: parts of the batch add up in float32."""
-    parts = sum(1 for _ in _chunks(x, U))
-    return torch.empty(U.shape, dtype=U.dtype if parts == 1 else torch.float32, device=U.device)
+    count = sum(1 for _ in _chunks(U, x, dy))
+    return torch.empty(U.shape, dtype=U.dtype if count == 1 else torch.float32, device=U.device)
 
 
-def _chunks(x: Tensor, U: Tensor) -> Iterator[slice]:
-    """Parts of the batch whose kernels stay below the budget."""
-    return kernels.parts(len(x), kernels.image_numbers(U), BUDGET)
+def _chunks(U: Tensor, *images: Tensor) -> Iterator[slice]:
+    """Parts of the batch whose kernels stay below the budget, and those ``images`` that are halved."""
+    each = [image_numbers(U)]
+    if is_halved(images[0].dtype):
+        each += [t.numel() // max(1, len(t)) for t in images]
+    return parts(len(images[0]), max(each), BUDGET)
 
 
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
@@ -149,21 +157,21 @@ def chosen_way(x: Tensor, U: Tensor, size: tuple[int, int], groups: int) -> str:
 def mixed(x, U, M, groups) -> Tensor:
     """Kernels of all images, ``(B, K*K, C_out, C_in/groups)``, by one launch; inputs are contiguous."""
     with torch.cuda.device_of(x):
-        return kernels.mix(U, M, x.dtype, groups)
+        return mix(U, M, x.dtype, groups).values
 
 
 def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
     """Write the convolution into ``y``, by launches alone; inputs are contiguous, or for ``x`` channels_last."""
     with torch.cuda.device_of(x):
-        for part in _chunks(x, U):
-            k = kernels.mix(U, M[part], x.dtype, groups)
-            kernels.convolve(x[part], k, y[part], groups, stride, padding, dilation)
+        for part in _chunks(U, x):
+            k = mix(U, M[part], x.dtype, groups)
+            launch_convolution(halved(x[part]), k, y[part], groups, stride, padding, dilation)
 
 
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
     way = chosen_way(x, U, dy.shape[2:], groups)
-    dx, dU, dM = _empty_grads(x, U, M, [need[0], need[1] and way == "kernels", need[2]])
+    dx, dU, dM = _empty_grads(dy, x, U, M, [need[0], need[1] and way == "kernels", need[2]])
     if len(x) == 0:
         return dx, dU.zero_().to(U.dtype), dM
     dy, U, M = dy.to(x.dtype), U.contiguous(), M.contiguous()
@@ -196,18 +204,19 @@ def gradients(
         without ``need_m`` they are empty.
     """
     with torch.cuda.device_of(x):
-        for part in _chunks(x, U):
+        for part in _chunks(U, x, dy):
+            of_y = halved(dy[part])
             if dx is not None:
-                k = kernels.mix(U, M[part], x.dtype, groups, transposed=True)
-                kernels.convolve(dy[part], k, dx[part], groups, stride, padding, dilation, transposed=True)
+                k = mix(U, M[part], x.dtype, groups, transposed=True)
+                launch_convolution(of_y, k, dx[part], groups, stride, padding, dilation, transposed=True)
                 del k
             of_part = M.new_empty(0)
             if dU is not None or need_m:
-                dk = kernels.kernel_grad(x[part], dy[part], U.shape[2], stride, padding, dilation, groups)
+                dk = kernel_grad(halved(x[part]), of_y, U.shape[2], stride, padding, dilation, groups)
                 if dU is not None:
-                    kernels.unmix_u(M[part], dk, dU, add=part.start > 0)
+                    unmix_u(M[part], dk, dU, add=part.start > 0)
                 if need_m:
-                    of_part = kernels.unmix_m(U, M[part], dk)
+                    of_part = unmix_m(U, M[part], dk)
                 del dk
             yield part, of_part
 
@@ -217,15 +226,15 @@ def launch_unmixed(dk: Tensor, U: Tensor, M: Tensor, need_weight: bool) -> tuple
     with torch.cuda.device_of(dk):
         dU = [torch.empty(U.shape, dtype=U.dtype, device=U.device)] if need_weight else []
         for one in dU:
-            kernels.unmix_u(M, dk, one, add=False)
-        return dU, kernels.unmix_m(U, M, dk)
+            unmix_u(M, dk, one, add=False)
+        return dU, unmix_m(U, M, dk)
 
 
-def _empty_grads(x: Tensor, U: Tensor, M: Tensor, need: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+def _empty_grads(dy: Tensor, x: Tensor, U: Tensor, M: Tensor, need: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
     nothing = (0,)
     return (
         empty_images(x, x.shape, is_channels_last(x)) if need[0] else x.new_empty(nothing),
-        empty_weight_grad(x, U) if need[1] else U.new_empty(nothing),
+        empty_weight_grad(dy, x, U) if need[1] else U.new_empty(nothing),
         torch.empty(M.shape if need[2] else nothing, dtype=torch.float32, device=M.device),
     )
 
@@ -244,7 +253,7 @@ def _(x, U, M, stride, padding, dilation, groups):
 
 @_backward.register_fake
 def _(dy, x, U, M, stride, padding, dilation, groups, need):
-    dx, dU, dM = _empty_grads(x, U, M, need)
+    dx, dU, dM = _empty_grads(dy, x, U, M, need)
     return dx, dU.to(U.dtype), dM
 
 

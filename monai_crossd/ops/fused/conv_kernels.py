@@ -25,102 +25,11 @@ read ``x`` again, and blocks of pixels ``k``, is left to the L2 cache: programs 
 
 from __future__ import annotations
 
-from monai_crossd.ops.fused.language import jit, split_dot, tl
+from monai_crossd.ops.fused.language import jit, tl
 
-__all__ = ["conv_kernel", "mix_kernel", "unmix_m_kernel", "unmix_u_kernel", "wgrad_kernel"]
+__all__ = ["conv_kernel", "wgrad_kernel"]
 
 GEOMETRY = tuple(f"{name}_{axis}" for name in ("stride", "pad", "dil", "tap_step") for axis in "hw")
-
-
-@jit()
-def _dot(a, b, acc, PRECISION: tl.constexpr):
-    """``acc + a b``; ``split`` stands for :func:`split_dot`."""
-    return split_dot(a, b, acc) if PRECISION == "split" else tl.dot(a, b, acc, input_precision=PRECISION)
-
-
-@jit("n_rows", "share")
-def mix_kernel(
-    u, m, k, n_values, n_rows, share, rows, red,
-    S: tl.constexpr, TRANSPOSED: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """``k[r, n] = sum_s m[r, s] u[n, s]`` for a block of ``n``, in the order of k, and a share of ``r = (b, t)``."""
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    s = tl.arange(0, BLOCK_S)
-    row = n
-    if TRANSPOSED:  # n = (group, c, o), row of u = (group, o, c); any order of rows loads alike
-        c = n // rows
-        row = ((c // red) * rows + n % rows) * red + c % red
-    u_at = u + row[None, :] * S + s[:, None]
-    n_ok = (n < n_values)[None, :]
-    if S <= BLOCK_S:
-        ut = tl.load(u_at, mask=n_ok & (s < S)[:, None], other=0.0).to(tl.float32)  # (BLOCK_S, BLOCK_N), kept
-    first = tl.program_id(1) * share
-    for r0 in range(first, tl.minimum(first + share, n_rows), BLOCK_R):
-        r = r0 + tl.arange(0, BLOCK_R)
-        r_ok = (r < n_rows)[:, None]
-        m_at = m + r[:, None] * S + s[None, :]
-        if S <= BLOCK_S:
-            mt = tl.load(m_at, mask=r_ok & (s < S)[None, :], other=0.0)  # (BLOCK_R, BLOCK_S)
-            acc = tl.dot(mt, ut, input_precision=PRECISION)
-        else:  # K = 5 and more: u is read for every block of rows
-            acc = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
-            for s0 in range(0, S, BLOCK_S):
-                mt = tl.load(m_at + s0, mask=r_ok & (s0 + s < S)[None, :], other=0.0)
-                ut = tl.load(u_at + s0, mask=n_ok & (s0 + s < S)[:, None], other=0.0).to(tl.float32)
-                acc = tl.dot(mt, ut, acc, input_precision=PRECISION)
-        k_at = k + r.to(tl.int64)[:, None] * n_values + n[None, :]
-        tl.store(k_at, acc.to(k.dtype.element_ty), mask=r_ok & n_ok)
-
-
-@jit("n_rows", "parts")
-def unmix_u_kernel(
-    m, dk, du, n_rows, n_values, parts,
-    T: tl.constexpr, S: tl.constexpr, ADD: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """``du[n, s] = sum_r dk[r, n] m[image and tap of r, s]`` over all rows ``r = (b, part, t)`` of ``dk``.
-
-    ``ADD`` adds it to what ``du`` holds.
-    """
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)
-    n_ok, s_ok = (n < n_values)[None, :], (s < S)[:, None]
-    acc = tl.zeros((BLOCK_S, BLOCK_N), tl.float32)  # values lie side by side in dk: as columns they need no turning
-    for first in range(0, n_rows, BLOCK_R):
-        r = first + tl.arange(0, BLOCK_R)
-        r_ok = r < n_rows
-        row = r // (parts * T) * T + r % T
-        mt = tl.load(m + row[None, :] * S + s[:, None], mask=r_ok[None, :] & s_ok, other=0.0)
-        at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
-        dkt = tl.load(at, mask=r_ok[:, None] & n_ok, other=0.0).to(tl.float32)  # (BLOCK_R, BLOCK_N)
-        acc = tl.dot(mt, dkt, acc, input_precision=PRECISION)
-    du_at, ok = du + n[None, :] * S + s[:, None], n_ok & s_ok
-    if ADD:
-        acc += tl.load(du_at, mask=ok, other=0.0)
-    tl.store(du_at, acc.to(du.dtype.element_ty), mask=ok)
-
-
-@jit("n_rows")
-def unmix_m_kernel(
-    u, dk, dm, n_rows, n_values, share,
-    S: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """``dm[share of n, r, s] = sum_n dk[r, n] u[n, s]`` for a block of rows ``r`` of ``dk`` and a share of ``n``."""
-    r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    s = tl.program_id(2) * BLOCK_S + tl.arange(0, BLOCK_S)
-    r_ok, s_ok = (r < n_rows)[:, None], (s < S)[None, :]
-    start = tl.program_id(1) * share
-    acc = tl.zeros((BLOCK_R, BLOCK_S), tl.float32)
-    for first in range(start, tl.minimum(start + share, n_values), BLOCK_N):
-        n = first + tl.arange(0, BLOCK_N)
-        n_ok = n < n_values
-        at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
-        dkt = tl.load(at, mask=r_ok & n_ok[None, :], other=0.0).to(tl.float32)
-        ut = tl.load(u + n[:, None] * S + s[None, :], mask=n_ok[:, None] & s_ok, other=0.0).to(tl.float32)
-        acc = tl.dot(dkt, ut, acc, input_precision=PRECISION)
-    dm_at = dm + (tl.program_id(1).to(tl.int64) * n_rows + r[:, None]) * S + s[None, :]
-    tl.store(dm_at, acc, mask=r_ok & s_ok)
 
 
 @jit()
@@ -144,15 +53,17 @@ def _taps(first, stride, pad, dil, tap_step, K: tl.constexpr, TRANSPOSED: tl.con
 
 @jit("x_h", "x_w", "y_h", "y_w", *GEOMETRY)
 def conv_kernel(
-    x, k, y, rows, red, groups, y_h, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
+    x, k, x_factor, k_factor, y, rows, red, groups, y_h, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, tap_step_h, tap_step_w,
-    K_H: tl.constexpr, K_W: tl.constexpr, UNIT: tl.constexpr, TRANSPOSED: tl.constexpr, FLAT: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    K_H: tl.constexpr, K_W: tl.constexpr, UNIT: tl.constexpr, TRANSPOSED: tl.constexpr,
+    FLAT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``y[b, m, p] = sum_(tap, c) k[b, tap, m, c] x[b, c, source(p, tap)]``: output channels by pixels of an image.
 
     Transposed, the pixels of one program are those of one class, ``first::stride`` on both axes: such a class is a
     convolution of stride 1 with a part of the taps. Strides ``x_sh`` and ``x_sw`` are in ``UNIT``s of values.
+    Images are meant times ``x_factor[b]`` and kernels times ``k_factor[0]``, where there are factors.
     """
     pid, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     first_h, first_w, every_h, every_w = 0, 0, 1, 1
@@ -210,6 +121,8 @@ def conv_kernel(
             acc = tl.dot(kt, xt, acc, input_precision=PRECISION)
     if not WIDE:  # stored with pixels as rows: where neither axis is known to lie side by side, rows count as such
         acc = tl.trans(acc)
+    if x_factor is not None:
+        acc = acc * tl.load(x_factor + b) * tl.load(k_factor)
     pixel = (first_h + h * every_h) * y_sh + (first_w + w * every_w) * y_sw
     y_at = y + b * y_sb + pixel[:, None] + (g * rows + m)[None, :] * y_sc
     tl.store(y_at, acc.to(y.dtype.element_ty), mask=(p < n_pix)[:, None] & (m < rows)[None, :])
@@ -217,14 +130,14 @@ def conv_kernel(
 
 @jit("n_pix", "x_h", "x_w", "stride_h", "stride_w", "pad_h", "pad_w", "dil_h", "dil_w", "share", "parts")
 def wgrad_kernel(
-    x, dy, dk, rows, red, groups, n_pix, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
-    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, share, parts,
-    K_H: tl.constexpr, K_W: tl.constexpr, UNIT: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x, dy, x_factor, dy_factor, dk, rows, red, groups, n_pix, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
+    y_sb, y_sc, y_sh, y_sw, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, share, parts,
+    K_H: tl.constexpr, K_W: tl.constexpr, UNIT: tl.constexpr, FLAT: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``dk[b, part, tap, m, c] = sum_p dy[b, m, p] x[b, c, source(p, tap)]`` over the part's share of pixels.
 
-    Strides ``x_sh`` and ``x_sw`` are in ``UNIT``s of values.
+    Strides ``x_sh`` and ``x_sw`` are in ``UNIT``s of values. Both are meant times their factor of ``b``.
     """
     pid, b, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     blocks_n = tl.cdiv(K_H * K_W * red, BLOCK_N) if FLAT else K_H * K_W * tl.cdiv(red, BLOCK_N)
@@ -253,7 +166,9 @@ def wgrad_kernel(
         s_h, s_w = h * stride_h - pad_h + j_h * dil_h, w * stride_w - pad_w + j_w * dil_w
         x_ok = (s_h >= 0) & (s_h < x_h) & (s_w >= 0) & (s_w < x_w) & p_ok & c_ok[:, None]
         xt = tl.load(x_at + (s_h * x_sh + s_w * x_sw) * UNIT, mask=x_ok, other=0.0)  # (BLOCK_N, BLOCK_K)
-        acc = _dot(dyt, tl.trans(xt), acc, PRECISION)
+        acc = tl.dot(dyt, tl.trans(xt), acc, input_precision=PRECISION)
+    if x_factor is not None:
+        acc = acc * tl.load(x_factor + b) * tl.load(dy_factor + b)
     tap_size = groups * rows * red
     dk_at = dk + (b * parts + part) * (K_H * K_W) * tap_size + (g * rows + m)[:, None] * red
     dk_at += (tap * tap_size + c)[None, :]

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ANY", "LAUNCHES", "MIX", "ROWS", "UNMIX", "Launch"]
+import torch
+
+__all__ = ["ANY", "LAUNCHES", "MIX", "ROWS", "UNMIX", "Launch", "arithmetic"]
+
+
+def arithmetic(dtype: torch.dtype) -> str:
+    """What the tables go by, of what is multiplied: float32 is so by itself alone, as IEEE 754 has it."""
+    return "ieee" if dtype == torch.float32 else "half"
 
 
 class Launch(NamedTuple):
@@ -33,29 +40,18 @@ LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
         (ANY, 256, Launch(128, 128, 64, 8, 3)),  # 14x14: two programs for each multiprocessor at batch 64
         (ANY, ANY, Launch(128, 256, 64, 8, 3)),  # most operations for each byte loaded: 0.82 of the time of 128x128
     ],
-    ("conv", "tf32"): [  # steps half as long, since values are twice as large; the reasons are those above
-        (ANY, 64, Launch(64, 64, 32, 4, 4)),
-        (32, ANY, Launch(32, 128, 32, 4, 3)),
-        (64, ANY, Launch(64, 128, 32, 4, 3)),
-        (ANY, 256, Launch(64, 128, 32, 4, 3)),
-        (ANY, ANY, Launch(128, 128, 32, 8, 3)),
-    ],
     ("conv", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
     ("wgrad", "half"): [
         (64, ANY, Launch(64, 64, 64, 4, 3)),  # small products: taps and images give the parallelism
         (ANY, 64, Launch(128, 128, 64, 8, 1)),  # one step is the whole sum, bound by writing dk: no pipeline
         (ANY, ANY, Launch(128, 128, 64, 8, 3)),  # most operations for each byte loaded
     ],
-    ("wgrad", "tf32"): [  # split in two, so tiles pass registers, and no pipeline helps
-        (64, ANY, Launch(64, 64, 64, 4, 1)),
-        (ANY, ANY, Launch(128, 128, 32, 8, 1)),
-    ],
     ("wgrad", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
 }
 # wgrad of images of few channels, whose columns are rows of a kernel: few columns, so that dy is read seldom
-ROWS = {"half": Launch(64, 128, 64, 4, 3), "tf32": Launch(64, 128, 32, 4, 3), "ieee": Launch(64, 64, 16, 4, 2)}
+ROWS = {"half": Launch(64, 128, 64, 4, 3), "ieee": Launch(64, 64, 16, 4, 2)}
 # rows of U, none, rows of M at a time; longer rows than those of K = 3 take fewer of U
-MIX = {"half": Launch(128, 0, 64, 4, 3), "tf32": Launch(128, 0, 32, 4, 3), "ieee": Launch(64, 0, 16, 4, 2)}
+MIX = {"half": Launch(128, 0, 64, 4, 3), "ieee": Launch(64, 0, 16, 4, 2)}
 # rows of U for dU, rows of U for dM, rows of dk at a time; {kernel: rows of (most rows of U, launch)}
 UNMIX: dict[str, list[tuple[int, Launch]]] = {
     "u": [(64 * 64, Launch(32, 0, 64, 4, 3)), (128 * 128, Launch(128, 0, 64, 4, 3)), (ANY, Launch(256, 0, 32, 4, 3))],

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .conv_launch import precision
+from .halves import is_halved
+from .sizes import precision
 
 __all__ = ["convolve_each", "gradients_of_each", "is_dense"]
 
@@ -19,13 +20,15 @@ DENSE = 2**34  # multiplications of an image, 50 to 100 us of an H200: from ther
 def is_dense(x: Tensor, U: Tensor, pixels: int) -> bool:
     """Whether every image of ``x`` fills a GPU by itself, and its kernel is no larger than what it makes of it.
 
+    In TF32 the library is slower than halves.
+
     Args:
         x: ``(B, C_in, H, W)``; those that are neither contiguous nor channels_last are not.
         U: knowledge base ``(C_out, C_in/groups, K, K, K)``.
         pixels: of an output image.
     """
     kernel = U.numel() // U.shape[2]
-    if kernel * pixels < DENSE or kernel > len(U) * pixels:
+    if is_halved(x.dtype) or kernel * pixels < DENSE or kernel > len(U) * pixels:
         return False
     known = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
     return known and x.is_cuda and torch.backends.cudnn.is_acceptable(x)

@@ -20,11 +20,11 @@ from . import conv as fused_conv
 from . import operator as fused_operator
 from . import predictor as fused_predictor
 from .columns import convolve_columns, geometry, gradients_of_products, launch_gradients, launch_weight_gradient
-from .conv_launch import precision
 from .dense import convolve_each, gradients_of_each
 from .layer_launch import Call, Needs, launch_backward, launch_forward, launch_predictor_backward, operator_of
 from .predictor_launch import Predictor
 from .replay import remembered, repeated
+from .sizes import precision
 from .turn import channels_last
 
 __all__ = ["fused_layer"]

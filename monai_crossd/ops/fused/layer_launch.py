@@ -88,7 +88,7 @@ def launch_backward(
     images = x if same else channels_last(images)
     operator = operator_of(state, x, U)
     dimages = fused_conv.empty_images(x, images.shape, last) if needs.images else None
-    dU = fused_conv.empty_weight_grad(images, U) if needs.weight else None
+    dU = fused_conv.empty_weight_grad(dy, images, U) if needs.weight else None
     sums = fused_conv.gradients(dy, images, U, operator, dimages, dU, *conv[:3], conv.groups, True)
     dx = dimages if same else torch.empty_like(x) if needs.x else None
     grads = launch_predictor_backward(sums, x, U, net, state, call, dx, add=same)

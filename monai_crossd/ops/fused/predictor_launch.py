@@ -12,8 +12,8 @@ from torch import Tensor
 
 from . import predictor_backward_kernels as backward_kernels
 from . import predictor_kernels as forward_kernels
-from .conv_launch import cdiv, precision
 from .replay import launch
+from .sizes import cdiv, precision
 
 __all__ = ["Predictor", "Running", "empty_grads", "shape_h", "write_gradients", "write_pool"]
 

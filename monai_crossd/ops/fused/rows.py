@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import rows_kernels as kernels
 from .replay import launch
+from .sizes import cdiv
 
 __all__ = ["Rows", "kernels_from_rows", "kernels_to_rows", "rows_of", "suits_rows"]
 
@@ -51,7 +52,7 @@ def rows_of(x: Tensor, size: int, stride: Sequence[int], padding: Sequence[int])
     values = out_h * pitch
     with torch.cuda.device_of(x):
         launch(
-            kernels.pad_kernel, (-(-values // BLOCK), batch), x, copy, channels, height, width, *x.stride(),
+            kernels.pad_kernel, (cdiv(values, BLOCK), batch), x, copy, channels, height, width, *x.stride(),
             *padding, pitch // each, values, C=each, BLOCK=BLOCK,
         )  # fmt: skip
     step = stride[1] * each
@@ -79,7 +80,7 @@ def _spread(k: Tensor, rows: Tensor, size: int, back: bool) -> None:
     channels, values = k.shape[3], (k if back else rows)[0].numel()
     with torch.cuda.device_of(k):
         launch(
-            kernels.spread_kernel, (-(-values // BLOCK), len(k)), k, rows, k.shape[2], channels, values, BACK=back,
+            kernels.spread_kernel, (cdiv(values, BLOCK), len(k)), k, rows, k.shape[2], channels, values, BACK=back,
             K=size, C=_each(channels), R=rows.shape[3], BLOCK=BLOCK,
         )  # fmt: skip
 
@@ -95,4 +96,4 @@ def _length(channels: int, size: int) -> int:
 
 
 def _up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
+    return cdiv(number, multiple) * multiple

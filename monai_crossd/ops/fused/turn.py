@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .language import jit, tl
 from .replay import launch
+from .sizes import cdiv
 
 __all__ = ["channels_last"]
 
@@ -45,7 +46,7 @@ def channels_last(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return x.to(dtype, memory_format=torch.channels_last)
     y = torch.empty(x.shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
     sb, sc, sh, sw = x.stride()
-    tiles_p, tiles_c = -(-height * width // BLOCK), -(-channels // BLOCK)
+    tiles_p, tiles_c = cdiv(height * width, BLOCK), cdiv(channels, BLOCK)
     with torch.cuda.device_of(x):
         launch(
             turn_kernel, (batch * tiles_p * tiles_c,), x, y, height * width, channels, width, tiles_p, tiles_c,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_crossd.ops.fused import columns, conv_launch, operator, predictor_launch, rows, turn
+from monai_crossd.ops.fused import columns, conv_launch, halves, mix_launch, operator, predictor_launch, rows, turn
 from monai_crossd.ops.fused.layer_launch import Call, Needs, launch_backward, launch_forward
 from monai_crossd.ops.fused.predictor_launch import Predictor
 from monai_crossd.ops.per_image import ConvArguments
@@ -23,7 +23,7 @@ OPTIONS = ("num_warps", "num_stages")
 def launches(monkeypatch):
     """What would be launched."""
     seen = []
-    for module in (columns, operator, conv_launch, predictor_launch, rows, turn):
+    for module in (columns, operator, conv_launch, halves, mix_launch, predictor_launch, rows, turn):
         monkeypatch.setattr(module, "launch", lambda kernel, grid, *args, **named: seen.append((kernel, args, named)))
     return seen
 
@@ -35,7 +35,7 @@ def compile_for_hopper(kernel, args, named):
     signature, constants, attributes = {}, {}, {}
     for at, (parameter, value) in enumerate(zip(kernel.params, values, strict=True)):
         one = isinstance(value, int) and value == 1 and not parameter.do_not_specialize
-        if parameter.is_constexpr or one:
+        if parameter.is_constexpr or one or value is None:
             signature[parameter.name], constants[(at,)] = "constexpr", value
             continue
         if isinstance(value, torch.Tensor):

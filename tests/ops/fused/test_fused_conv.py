@@ -17,10 +17,13 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from monai_crossd.ops import shift_operator
-from monai_crossd.ops.fused import availability, conv_kernels, language
+from monai_crossd.ops.fused import availability, conv_kernels, conv_launch, language, mix_launch
 from monai_crossd.ops.fused import conv as fused_conv
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.conv import fused_conv2d
+from monai_crossd.ops.fused.conv_tables import Launch
+from monai_crossd.ops.fused.halves import Scaled
+from monai_crossd.ops.fused.mix_launch import image_numbers
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -209,23 +212,21 @@ def test_empty_batch():
 @pytest.mark.parametrize("size, c_in", [(3, 3), (3, 34), (5, 2)])
 def test_many_blocks_and_few_programs(monkeypatch, programs, size, c_in):
     """Tiles smaller than the layer along every axis, several images to a program."""
-    from monai_crossd.ops.fused import conv_launch as launches
-
-    small = launches.Launch(16, 16, 16, 1, 1)
-    monkeypatch.setattr(launches, "LAUNCHES", {k: [(1 << 62, 1 << 62, small)] for k in launches.LAUNCHES})
-    monkeypatch.setattr(launches, "MIX", dict.fromkeys(launches.MIX, small))
-    monkeypatch.setattr(launches, "UNMIX", {k: [(1 << 62, small)] for k in launches.UNMIX})
-    monkeypatch.setattr(launches, "PROGRAMS", programs)
+    small = Launch(16, 16, 16, 1, 1)
+    monkeypatch.setattr(conv_launch, "LAUNCHES", {k: [(1 << 62, 1 << 62, small)] for k in conv_launch.LAUNCHES})
+    monkeypatch.setattr(mix_launch, "MIX", dict.fromkeys(mix_launch.MIX, small))
+    monkeypatch.setattr(mix_launch, "UNMIX", {k: [(1 << 62, small)] for k in mix_launch.UNMIX})
+    for launches in (conv_launch, mix_launch):
+        monkeypatch.setattr(launches, "PROGRAMS", programs)
     check(make(size, c_in, c_out=18, batch=3), **conv(padding=1))
 
 
 @needs_kernels
 def test_pixels_split_among_programs(monkeypatch):
-    from monai_crossd.ops.fused import conv_launch as launches
-
-    monkeypatch.setattr(launches, "STEPS", 1)
+    monkeypatch.setattr(conv_launch, "STEPS", 1)
     x, U, M = make(c_in=3, c_out=4, image=(9, 17))
-    parts = launches.kernel_grad(x.detach(), torch.randn_like(fused_conv2d(x, U, M)), 3, [1, 1], [0, 0], [1, 1], 1)
+    images, dy = Scaled(x.detach()), Scaled(torch.randn_like(fused_conv2d(x, U, M)))
+    parts = conv_launch.kernel_grad(images, dy, 3, [1, 1], [0, 0], [1, 1], 1)
     assert parts.shape[1] > 1
     check([x, U, M])
 
@@ -233,14 +234,12 @@ def test_pixels_split_among_programs(monkeypatch):
 @needs_kernels
 def test_chunks_of_the_batch(monkeypatch):
     """Images one by one and in chunks of two are what they are together."""
-    from monai_crossd.ops.fused.conv_launch import image_numbers
-
     x, U, M = make(batch=3, c_in=4, c_out=5)
     whole = fused_conv2d(x, U, M, padding=(1, 1))
     grads = torch.autograd.grad(whole.square().sum(), (x, U, M))
     for images in (1, 2):
         monkeypatch.setattr(fused_conv, "BUDGET", images * image_numbers(U))
-        assert len(list(fused_conv._chunks(x, U))) == -(-3 // images)
+        assert len(list(fused_conv._chunks(U, x))) == -(-3 // images)
         part = fused_conv2d(x, U, M, padding=(1, 1))
         assert_close(part, whole, rtol=0, atol=0)
         assert_close(torch.autograd.grad(part.square().sum(), (x, U, M)), grads, rtol=1e-5, atol=1e-4)

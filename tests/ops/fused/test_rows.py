@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from monai_crossd.ops.fused import conv_launch, language
 from monai_crossd.ops.fused.availability import available
+from monai_crossd.ops.fused.halves import Scaled
 from monai_crossd.ops.fused.rows import kernels_from_rows, kernels_to_rows, rows_of, suits_rows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,11 +55,11 @@ def test_convolves(channels, size, stride, padding, dtype):
     weight = k.double().unflatten(1, (size, size)).permute(0, 3, 4, 1, 2).requires_grad_()
     expected = torch.cat([F.conv2d(x[i : i + 1].double(), weight[i], None, stride, padding) for i in range(2)])
     y = torch.full_like(expected, torch.nan, dtype=dtype)
-    conv_launch.convolve(x, k, y, 1, stride, padding, (1, 1))
+    conv_launch.convolve(Scaled(x), Scaled(k), y, 1, stride, padding, (1, 1))
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     assert (y - expected).norm() < tolerance * expected.norm()
     dy = torch.randn_like(expected).to(dtype)
     (dweight,) = torch.autograd.grad(expected, weight, dy.double())
-    dk = conv_launch.kernel_grad(x, dy, size, stride, padding, (1, 1), 1).sum(1)
+    dk = conv_launch.kernel_grad(Scaled(x), Scaled(dy), size, stride, padding, (1, 1), 1).sum(1)
     expected_dk = dweight.permute(0, 3, 4, 1, 2).flatten(1, 2)
     assert dk.shape == k.shape and (dk - expected_dk).norm() < tolerance * expected_dk.norm()

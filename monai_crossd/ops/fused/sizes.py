@@ -1,0 +1,40 @@
+"""Sizes of blocks and of parts of a batch, and the arithmetic that float32 is multiplied in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+__all__ = ["block", "cdiv", "parts", "precision"]
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How float32 is multiplied: next to 16-bit data in TF32, which is no coarser; else as cuDNN is allowed to."""
+    if dtype != torch.float32:
+        return "tf32"
+    conv = getattr(torch.backends.cudnn, "conv", None)  # torch >= 2.9, where the older flag sets it too
+    allowed = torch.backends.cudnn.allow_tf32 if conv is None else conv.fp32_precision == "tf32"
+    return "tf32" if allowed else "ieee"
+
+
+def block(most: int, size: int) -> int:
+    """The power of two that covers ``size``, from 16, the least of a matrix product, to ``most``."""
+    return max(16, min(most, 1 << (size - 1).bit_length()))
+
+
+def cdiv(a: int, b: int) -> int:
+    """``a / b``, rounded up."""
+    return -(-a // b)
+
+
+def parts(images: int, each: int, budget: int, multiple: int = 1) -> Iterator[slice]:
+    """Parts of a batch of about the same size, which hold about ``budget`` numbers at most, or one image.
+
+    Several parts start at multiples of ``multiple``. None has more images than a grid's second axis has programs.
+    """
+    most = min(max(1, budget // each), 65535 // multiple * multiple)
+    size = cdiv(images, cdiv(images, most)) if images else 1
+    if size < images:
+        size = cdiv(size, multiple) * multiple
+    return (slice(first, first + size) for first in range(0, images, size))

@@ -1,0 +1,146 @@
+"""float32 as scaled float16, and convolutions that multiply it, against float64.
+
+Without a GPU, in Triton's interpreter:  TRITON_INTERPRET=1 pytest tests/ops/fused/test_halves.py
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from monai_crossd import CrossDConv
+from monai_crossd.ops import shift_operator
+from monai_crossd.ops.fused import conv as fused_conv
+from monai_crossd.ops.fused import replay
+from monai_crossd.ops.fused.availability import available
+from monai_crossd.ops.fused.conv import fused_conv2d
+from monai_crossd.ops.fused.halves import PARTS, bounds, halved, is_halved
+from monai_crossd.ops.fused.mix_launch import mix
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = [
+    pytest.mark.usefixtures("nothing_recorded"),
+    pytest.mark.skipif(
+        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or its interpreter"
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+
+
+def exact(scaled):
+    return scaled.values.double() * scaled.factor.double()[:, None, None, None]
+
+
+def test_only_float32_that_may_be_rounded_is_halved(monkeypatch):
+    x = torch.randn(1, 2, 3, 3, device=DEVICE)
+    assert is_halved(x.dtype) and halved(x).values.dtype == torch.float16
+    for other in (x.half(), x.bfloat16()):
+        assert halved(other).values is other and halved(other).factor is None
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert not is_halved(x.dtype) and halved(x).values is x
+
+
+@pytest.mark.parametrize("size", [1e-37, 1e-20, 1.0, 65504.0, 1e30, 3e38])
+def test_rounds_to_11_bits_whatever_the_size(size):
+    x = torch.rand(2, 5, 9, 7, device=DEVICE) * 2 - 1
+    x *= size
+    x[1] *= 2.0**-60 if size > 1 else 1.0  # every image by itself
+    found = halved(x)
+    assert found.values.is_contiguous(memory_format=torch.channels_last)
+    assert torch.all(found.factor.log2() == found.factor.log2().round())
+    assert torch.all((exact(found) - x).abs() <= 2.0**-11 * x.abs() + 2.0**-38 * x.abs().amax((1, 2, 3), keepdim=True))
+    largest = found.values.abs().amax((1, 2, 3))
+    assert torch.all(largest <= 2**15) and (size == 1e-37 or torch.all(largest >= 2**14))
+
+
+@pytest.mark.parametrize("channels, height, width", [(1, 1, 1), (3, 70, 71), (17, 1, 5), (4, 5, 1)])
+def test_takes_images_of_any_strides(channels, height, width):
+    wide = torch.randn(2, 2 * channels, height, width + 1, device=DEVICE)
+    for x in (
+        wide[:, ::2, :, 1:], wide[:, :channels, :, :width].contiguous(),
+        wide.contiguous(memory_format=torch.channels_last)[:, :channels, :, 1:],
+        wide[:, :channels, :, :width].contiguous(memory_format=torch.channels_last),
+        wide[:1, :channels].expand(3, -1, -1, -1),
+    ):  # fmt: skip
+        assert_close(exact(halved(x)), x.double(), rtol=2.0**-11, atol=1e-9)
+
+
+def test_what_is_not_finite_leaves_the_rest_alone():
+    x = torch.randn(2, 3, 4, 4, device=DEVICE)
+    x[0, 0, 0, 0], x[0, 1, 1, 1], x[0, 2, 2, 2] = torch.inf, -torch.inf, torch.nan
+    found = exact(halved(x))
+    assert_close(found, x.double(), rtol=2.0**-11, atol=1e-9, equal_nan=True)
+    zeros = torch.zeros(2, 3, 4, 4, device=DEVICE)
+    assert_close(exact(halved(zeros)), zeros.double())
+
+
+def test_kernels_stay_in_range():
+    U, M = torch.randn(6, 4, 3, 3, 3, device=DEVICE), torch.randn(3, 9, 27, device=DEVICE)
+    for of_u, of_m in ((1.0, 1.0), (1e-30, 1e-3), (1e20, 1e15), (1e-6, 1e12)):
+        found = bounds(U * of_u, M * of_m)
+        assert found.shape == (2, PARTS)
+        assert_close(found.amax(1), torch.stack([U.abs().amax() * of_u, (M.abs() * of_m).sum(2).amax()]))
+        k = mix(U * of_u, M * of_m, torch.float32, 1)
+        expected = (M.double() * of_m) @ (U.flatten(2).flatten(0, 1).double() * of_u).T
+        expected = expected.view(k.values.shape)
+        assert (k.values.double() * k.factor.double() - expected).norm() < 1e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("c_in, stride, size", [(3, 2, 7), (6, 1, 3), (20, 2, 3), (18, 1, 2)])
+@pytest.mark.parametrize("last", [False, True])
+def test_convolution_of_images_of_all_sizes(c_in, stride, size, last):
+    """Images, kernels and gradients from 1e-18 to 1e9 side by side: each is as good as by itself."""
+    scales = torch.tensor([1e-18, 1.0, 1e9], device=DEVICE)[:, None, None, None]
+    x = torch.randn(3, c_in, 12, 9, device=DEVICE) * scales
+    x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    U = torch.randn(18, c_in, size, size, size, device=DEVICE) * 1e-5
+    M = shift_operator(1 + torch.rand(3, 3), size).to(DEVICE)
+    inputs = [t.detach().requires_grad_() for t in (x, U, M)]
+    y = fused_conv2d(*inputs, (stride, stride), (1, 1))
+    dy = torch.randn_like(y) / scales
+    grads = torch.autograd.grad(y, inputs, dy)
+    leaves = [t.detach().double().requires_grad_() for t in inputs]
+    kernels = (leaves[2] @ leaves[1].flatten(2).flatten(0, 1).T).view(3, size, size, 18, c_in).permute(0, 3, 4, 1, 2)
+    each = [F.conv2d(leaves[0][i : i + 1], kernels[i], None, stride, 1) for i in range(3)]
+    expected = torch.cat(each)
+    for one, other in zip((y, *grads), (expected, *torch.autograd.grad(expected, leaves, dy.double())), strict=True):
+        parts = zip(one, other, strict=True) if len(one) == 3 else [(one, other)]
+        for a, b in parts:
+            assert (a - b).norm() < 1e-3 * b.norm()
+
+
+def test_parts_of_a_batch(monkeypatch):
+    """What is held at once is cut by images too, and sums are what they are together."""
+    x, U = torch.randn(3, 20, 6, 6, device=DEVICE), torch.randn(4, 20, 3, 3, 3, device=DEVICE)
+    M = shift_operator(1 + torch.rand(3, 3), 3).to(DEVICE)
+    found = []
+    for budget in (fused_conv.BUDGET, 1):
+        monkeypatch.setattr(fused_conv, "BUDGET", budget)
+        replay.forget()
+        leaves = [t.clone().requires_grad_() for t in (x, U, M)]
+        y = fused_conv2d(*leaves, (1, 1), (1, 1))
+        found.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() < 1e-3 * one.norm()
+
+
+@pytest.mark.parametrize("channels", [2, 20])
+def test_layer_recorded_and_repeated(channels):
+    layer = CrossDConv(channels, 18, 3, padding=1).to(DEVICE)
+    torch.nn.init.normal_(layer.predictor[3].weight)
+    plain = CrossDConv(channels, 18, 3, padding=1).to(DEVICE).double()
+    for _ in range(3):
+        plain.load_state_dict(layer.state_dict())
+        x = torch.randn(2, channels, 12, 12, device=DEVICE)
+        ours, theirs = x.clone().requires_grad_(), x.double().requires_grad_()
+        layer.zero_grad(), plain.zero_grad()
+        layer(ours).square().mean().backward()
+        plain(theirs).square().mean().backward()
+        assert (ours.grad - theirs.grad).norm() < 5e-3 * theirs.grad.norm()
+        assert (layer.weight.grad - plain.weight.grad).norm() < 3e-3 * plain.weight.grad.norm()
