@@ -9,9 +9,10 @@ Channels vary fastest, for whole lines of memory, and so they must in ``U``, whi
 
 from __future__ import annotations
 
+from monai_crossd.ops.fused.halves_kernels import scale_of
 from monai_crossd.ops.fused.language import jit, tl
 
-__all__ = ["columns_grad_kernel", "columns_kernel", "fold_kernel"]
+__all__ = ["columns_grad_kernel", "columns_kernel", "fold_kernel", "scales_kernel"]
 
 GEOMETRY = tuple(f"{name}_{axis}" for name in ("stride", "pad", "dil") for axis in "hw")
 
@@ -38,11 +39,11 @@ def _rows(r, channels, S: tl.constexpr):
 
 @jit("y_w", "x_h", "x_w", *GEOMETRY)
 def columns_kernel(
-    x, m, z, n_rows, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
+    x, m, scale, z, n_rows, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
     K: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """``z`` of a block of rows ``(p, c)`` of one image."""
+    """``z`` of a block of rows ``(p, c)`` of one image, times ``scale[b]`` if there is one."""
     S: tl.constexpr = K * K * K
     b = tl.program_id(1).to(tl.int64)
     r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -54,18 +55,23 @@ def columns_kernel(
         dil_w, K, BLOCK_T,
     )  # fmt: skip
     zt = tl.dot(mt, columns, input_precision=PRECISION)
+    if scale is not None:
+        zt *= tl.load(scale + b)
     z_at = z + b * n_rows * S + s * channels + _rows(r, channels, S)[None, :]
     tl.store(z_at, zt.to(z.dtype.element_ty), mask=(r < n_rows)[None, :] & (s < S))
 
 
 @jit("y_w", "x_h", "x_w", *GEOMETRY)
 def columns_grad_kernel(
-    x, m, dz, e, dm, n_rows, share, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
+    x, m, dz, dy_factor, w_factor, e, dm, n_rows, share, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
     K: tl.constexpr, NEED_X: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """A share of the rows of one image: ``dm[share, b, t, s]`` and the gradient to the columns, ``e[b, t, r]``."""
+    """A share of the rows of one image: ``dm[share, b, t, s]`` and the gradient to the columns, ``e[b, t, r]``.
+
+    ``dz`` is meant times ``dy_factor[b]`` and ``w_factor[0]``, where there are factors.
+    """
     S: tl.constexpr = K * K * K
     b = tl.program_id(1).to(tl.int64)
     s, t = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_T)[:, None]
@@ -78,6 +84,8 @@ def columns_grad_kernel(
         r_ok = (r < n_rows)[None, :]
         dz_at = dz + b * n_rows * S + (s * channels)[:, None] + _rows(r, channels, S)[None, :]
         dzt = tl.load(dz_at, mask=r_ok & (s < S)[:, None], other=0.0).to(tl.float32)  # (BLOCK_S, BLOCK_R)
+        if dy_factor is not None:
+            dzt = dzt * tl.load(dy_factor + b) * tl.load(w_factor)
         columns = _columns(
             x + b * x_sb, r, n_rows, channels, y_w, x_h, x_w, x_sc, x_sh, x_sw, stride_h, stride_w, pad_h, pad_w,
             dil_h, dil_w, K, BLOCK_T,
@@ -110,3 +118,52 @@ def fold_kernel(
         acc += tl.load(e + row, mask=hit, other=0.0).to(tl.float32)
     dx_at = dx + b * x_sb + c * x_sc + h * x_sh + w * x_sw
     tl.store(dx_at, acc.to(dx.dtype.element_ty), mask=at < n_values)
+
+
+@jit()
+def _exponent(power):
+    return (power.to(tl.int32, bitcast=True) >> 23) - 127
+
+
+@jit()
+def _power(exponent):
+    """Two to an exponent, in the range of float32; below that, zero."""
+    return (tl.minimum(tl.maximum(exponent + 127, 0), 254) << 23).to(tl.float32, bitcast=True)
+
+
+@jit()
+def _scale(largest, b, most, images, PARTS: tl.constexpr):
+    """The scale of the columns of some images and what it is to be multiplied by, by their bound."""
+    at = largest + b[:, None] * PARTS + tl.arange(0, PARTS)[None, :]
+    return scale_of(tl.max(tl.load(at, mask=(b < images)[:, None], other=0.0), axis=1) * most)
+
+
+@jit("images")
+def scales_kernel(
+    largest, bounds, w_factor, dy_factor, scale, factor, images,
+    T: tl.constexpr, PARTS: tl.constexpr, BLOCK_B: tl.constexpr,
+):  # fmt: skip
+    """``scale[b]`` of all columns, and what products with them are to be multiplied by.
+
+    Without ``dy_factor`` every image has its own, ``factor[b]``, which takes in ``w_factor[0]``. With it all have one,
+    ``factor[0]``, so that products with the gradient to the output, whose images have ``dy_factor[b]``, add up.
+    """
+    most = tl.max(tl.load(bounds + PARTS + tl.arange(0, PARTS)), axis=0) * T
+    together = -126
+    if dy_factor is not None:
+        for first in range(0, images, BLOCK_B):
+            b = first + tl.arange(0, BLOCK_B)
+            _, inverse = _scale(largest, b, most, images, PARTS)
+            exponent = _exponent(inverse) + _exponent(tl.load(dy_factor + b, mask=b < images, other=1.0))
+            together = tl.maximum(together, tl.max(tl.where(b < images, exponent, -126), axis=0))
+        together = tl.minimum(together, 127)
+        tl.store(factor, _power(together))
+    for first in range(0, images, BLOCK_B):
+        b = first + tl.arange(0, BLOCK_B)
+        inside = b < images
+        scales, inverse = _scale(largest, b, most, images, PARTS)
+        if dy_factor is not None:
+            scales = _power(_exponent(tl.load(dy_factor + b, mask=inside, other=1.0)) - together)
+        else:
+            tl.store(factor + b, _power(_exponent(inverse) + _exponent(tl.load(w_factor))), mask=inside)
+        tl.store(scale + b, scales, mask=inside)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from .availability import available
-from .columns import convolve_columns, geometry, gradients_of_columns, is_small, launch_weight_gradient
+from .columns import convolve_columns, gradients_of_columns, is_small
+from .columns_launch import geometry
 from .conv_launch import convolve as launch_convolution
 from .conv_launch import kernel_grad
 from .dense import convolve_each, gradients_of_each, is_dense
-from .halves import halved, is_halved
+from .halves import Ranges, halved, is_halved, largest, measured
 from .mix_launch import image_numbers, mix, unmix_m, unmix_u
 from .sizes import parts
 from .turn import channels_last
@@ -27,7 +28,8 @@ __all__ = [
     "gradients", "is_channels_last", "launch_unmixed", "mixed", "output_size",
 ]  # fmt: skip
 
-BUDGET = 40 * 2**20  # numbers held at once: kernels of 71 images of 256 channels, or images in half; or those of one
+BUDGET = 40 * 2**20  # numbers of kernels held at once, 71 images of 256 channels before and after; or one image's
+HALVES = 3  # times as many numbers of halved images
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups"
 
@@ -120,10 +122,10 @@ def empty_weight_grad(dy: Tensor, x: Tensor, U: Tensor) -> Tensor:
 
 def _chunks(U: Tensor, *images: Tensor) -> Iterator[slice]:
     """Parts of the batch whose kernels stay below the budget, and those ``images`` that are halved."""
-    each = [image_numbers(U)]
+    each = image_numbers(U)
     if is_halved(images[0].dtype):
-        each += [t.numel() // max(1, len(t)) for t in images]
-    return parts(len(images[0]), max(each), BUDGET)
+        each = max(each, *(t.numel() // max(1, len(t)) // HALVES for t in images))
+    return parts(len(images[0]), each, BUDGET)
 
 
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
@@ -136,7 +138,8 @@ def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     if way == "dense":
         convolve_each(x, mixed(x, U, M, groups), y, stride, padding, dilation, groups)
     else:
-        convolve(channels_last(x), U, M, y, stride, padding, dilation, groups)
+        x = channels_last(x)
+        convolve(x, U, M, measured(x, U, M), y, stride, padding, dilation, groups)
     return y
 
 
@@ -160,12 +163,17 @@ def mixed(x, U, M, groups) -> Tensor:
         return mix(U, M, x.dtype, groups).values
 
 
-def convolve(x, U, M, y, stride, padding, dilation, groups) -> None:
-    """Write the convolution into ``y``, by launches alone; inputs are contiguous, or for ``x`` channels_last."""
+def convolve(x, U, M, ranges: Ranges | None, y, stride, padding, dilation, groups) -> None:
+    """Write the convolution into ``y``, by launches alone.
+
+    Inputs are contiguous, or for ``x`` channels_last, and have ranges where they are halved.
+    """
+    largest, bounds = ranges or (None, None)
     with torch.cuda.device_of(x):
         for part in _chunks(U, x):
-            k = mix(U, M[part], x.dtype, groups)
-            launch_convolution(halved(x[part]), k, y[part], groups, stride, padding, dilation)
+            k = mix(U, M[part], x.dtype, groups, bounds=bounds)
+            images = halved(x[part], None if largest is None else largest[part])
+            launch_convolution(images, k, y[part], groups, stride, padding, dilation)
 
 
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,10 +185,10 @@ def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tens
     dy, U, M = dy.to(x.dtype), U.contiguous(), M.contiguous()
     if way == "columns":
         at = geometry(stride, padding, dilation)
-        dweight, parts = gradients_of_columns(dy, x, U, M, dx if need[0] else None, need[1], at)
-        for part, of_part in parts if need[2] else ():
+        dweight, found = gradients_of_columns(dy, x, U, M, dx if need[0] else None, need[1], at)
+        for part, of_part in found if need[2] else ():
             dM[part] = of_part.sum((0, 2))
-        return dx, dU.to(U.dtype) if dweight is None else launch_weight_gradient(dweight, U), dM
+        return dx, dU.to(U.dtype) if dweight is None else dweight, dM
     if way == "dense":
         into = dx if need[0] else None
         dk = gradients_of_each(dy, x, mixed(x, U, M, groups), into, stride, padding, dilation, groups)
@@ -188,14 +196,26 @@ def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tens
         return dx, of_weight[0] if need[1] else dU, of_M.sum((0, 2)) if need[2] else dM
     dy, x = channels_last(dy), channels_last(x)
     wanted = (dx if need[0] else None, dU if need[1] else None)
-    for part, of_part in gradients(dy, x, U, M, *wanted, stride, padding, dilation, groups, need[2]):
+    ranges = measured(x, U, M)
+    for part, of_part in gradients(dy, x, U, M, ranges, *wanted, stride, padding, dilation, groups, need[2]):
         if need[2]:
             dM[part] = of_part.sum((0, 2))
     return dx, dU.to(U.dtype), dM
 
 
 def gradients(
-    dy, x, U, M, dx: Tensor | None, dU: Tensor | None, stride, padding, dilation, groups, need_m: bool
+    dy,
+    x,
+    U,
+    M,
+    ranges: Ranges | None,
+    dx: Tensor | None,
+    dU: Tensor | None,
+    stride,
+    padding,
+    dilation,
+    groups,
+    need_m: bool,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Write gradients into ``dx`` and ``dU`` where given, by launches alone, inputs as of :func:`convolve`.
 
@@ -203,16 +223,19 @@ def gradients(
         a part of the batch and its partial sums of the gradient to ``M``, ``(shares, images, parts, K*K, K*K*K)``;
         without ``need_m`` they are empty.
     """
+    of_images, bounds = ranges or (None, None)
+    of_dy = largest(dy)
     with torch.cuda.device_of(x):
         for part in _chunks(U, x, dy):
-            of_y = halved(dy[part])
+            of_y = halved(dy[part], None if of_dy is None else of_dy[part])
             if dx is not None:
-                k = mix(U, M[part], x.dtype, groups, transposed=True)
+                k = mix(U, M[part], x.dtype, groups, transposed=True, bounds=bounds)
                 launch_convolution(of_y, k, dx[part], groups, stride, padding, dilation, transposed=True)
                 del k
             of_part = M.new_empty(0)
             if dU is not None or need_m:
-                dk = kernel_grad(halved(x[part]), of_y, U.shape[2], stride, padding, dilation, groups)
+                images = halved(x[part], None if of_images is None else of_images[part])
+                dk = kernel_grad(images, of_y, U.shape[2], stride, padding, dilation, groups)
                 if dU is not None:
                     unmix_u(M[part], dk, dU, add=part.start > 0)
                 if need_m:

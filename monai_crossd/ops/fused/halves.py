@@ -17,10 +17,17 @@ from . import halves_kernels as kernels
 from .replay import launch
 from .sizes import cdiv, precision
 
-__all__ = ["Scaled", "bounds", "halved", "is_halved", "stored"]
+__all__ = ["PARTS", "Ranges", "Scaled", "halved", "is_halved", "largest", "measure", "measured", "shapes"]
 
-PARTS = 64  # partial results of an image, which all that follows reads
-BLOCK = 4096  # values of a program at once
+PARTS = 64  # partial maxima of an image, or of all kernels, which all that follows reads
+BLOCK = 1024  # values of a program at once
+
+
+class Ranges(NamedTuple):
+    """What scales go by, in float32. Infinite and NaN are left out."""
+
+    images: Tensor  # (B, PARTS), maxima of |x| of parts of an image
+    kernels: Tensor  # (2, PARTS), maxima of parts of |U| and of the sums of |M| along its last axis
 
 
 class Scaled(NamedTuple):
@@ -35,54 +42,86 @@ def is_halved(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and precision(dtype) == "tf32"
 
 
-def stored(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which convolutions multiply values of this one."""
-    return torch.float16 if is_halved(dtype) else dtype
-
-
-def halved(x: Tensor) -> Scaled:
-    """Images as convolutions multiply them, by two launches where they are multiplied in TF32.
+def measured(x: Tensor, U: Tensor, M: Tensor) -> Ranges | None:
+    """The ranges of images and kernels if they are multiplied in TF32, by two launches.
 
     Args:
         x: ``(B, C, H, W)`` of any strides.
-
-    Returns:
-        ``x`` itself, or float16 that is channels_last, with the factor of every image.
+        U: knowledge base ``(C_out, C_in/groups, K, K, K)``, contiguous.
+        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
     """
     if not is_halved(x.dtype):
+        return None
+    ranges = Ranges(*(torch.empty(shape, dtype=torch.float32, device=x.device) for shape in shapes(len(x))))
+    measure(x, U, M, ranges)
+    return ranges
+
+
+def shapes(images: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Shapes of both ranges of so many images."""
+    return (images, PARTS), (2, PARTS)
+
+
+def measure(x: Tensor, U: Tensor, M: Tensor, ranges: Ranges) -> None:
+    """Write into ``ranges``; the rest as of :func:`measured`."""
+    rows, depth = M.shape[0] * M.shape[1], M.shape[2]
+    block_s = 1 << (depth - 1).bit_length()
+    with torch.cuda.device_of(x):
+        _measure_images(x, ranges.images)
+        launch(
+            kernels.bounds_kernel, (PARTS,), U, M, ranges.kernels, U.numel(), _share(U.numel()), rows,
+            cdiv(rows, PARTS), S=depth, BLOCK=4 * BLOCK, BLOCK_R=max(1, BLOCK // block_s), BLOCK_S=block_s,
+        )  # fmt: skip
+
+
+def largest(x: Tensor) -> Tensor | None:
+    """Those of the ranges of images, if they are multiplied in TF32, by a launch."""
+    if not is_halved(x.dtype):
+        return None
+    found = torch.empty(shapes(len(x))[0], dtype=torch.float32, device=x.device)
+    with torch.cuda.device_of(x):
+        _measure_images(x, found)
+    return found
+
+
+def _measure_images(x: Tensor, found: Tensor) -> None:
+    if x.numel() == 0:
+        return
+    values = x[0].numel()
+    launch(
+        kernels.largest_kernel, (PARTS, len(x)), x, found, values, _share(values), x.shape[1], x.shape[3],
+        *x.stride(), DENSE=_is_dense(x), BLOCK=BLOCK,
+    )  # fmt: skip
+
+
+def _share(values: int) -> int:
+    """Values of a part, so that each starts where memory is read in whole lines."""
+    return cdiv(values, PARTS * 16) * 16
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether the values of an image follow one another as in a channels_last one."""
+    (_, channels, height, width), (_, sc, sh, sw) = x.shape, x.stride()
+    return sc == 1 and (width == 1 or sw == channels) and (height == 1 or sh == width * channels)
+
+
+def halved(x: Tensor, largest: Tensor | None) -> Scaled:
+    """Images as convolutions multiply them.
+
+    Args:
+        x: ``(B, C, H, W)`` of any strides.
+        largest: ``(B, PARTS)`` of their ranges; ``None`` where they are taken as they are.
+
+    Returns:
+        ``x`` itself, or float16 that is channels_last, with the factor of every image, by a launch.
+    """
+    if largest is None:
         return Scaled(x)
-    batch, channels, height, width = x.shape
-    values = channels * height * width
     y = torch.empty(x.shape, dtype=torch.float16, device=x.device, memory_format=torch.channels_last)
-    share = cdiv(cdiv(values, PARTS), BLOCK) * BLOCK
-    largest = torch.empty((batch, cdiv(values, share)), dtype=torch.float32, device=x.device)
-    factor = torch.empty((batch,), dtype=torch.float32, device=x.device)
-    sb, sc, sh, sw = x.stride()
-    dense = sc == 1 and (width == 1 or sw == channels) and (height == 1 or sh == width * channels)
-    place = {"DENSE": dense, "BLOCK": BLOCK}
+    factor, values = torch.empty((len(x),), dtype=torch.float32, device=x.device), x[0].numel()
     with torch.cuda.device_of(x):
         launch(
-            kernels.largest_kernel, (largest.shape[1], batch), x, largest, values, share, channels, width, sb, sc, sh,
-            sw, **place,
-        )  # fmt: skip
-        launch(
-            kernels.halve_kernel, (cdiv(values, BLOCK), batch), x, y, largest, factor, values, largest.shape[1],
-            channels, width, sb, sc, sh, sw, **place, PARTS=PARTS,
+            kernels.halve_kernel, (cdiv(values, 4 * BLOCK), len(x)), x, y, largest, factor, values, x.shape[1],
+            x.shape[3], *x.stride(), DENSE=_is_dense(x), BLOCK=4 * BLOCK, PARTS=PARTS,
         )  # fmt: skip
     return Scaled(y, factor)
-
-
-def bounds(U: Tensor, M: Tensor) -> Tensor:
-    """Partial maxima of ``|U|`` and of the sums of ``|M|`` along its last axis, ``(2, PARTS)``, by a launch.
-
-    Their product bounds every value that ``M U`` has. Infinite and NaN are left out.
-    """
-    rows, depth = M.shape[0] * M.shape[1], M.shape[2]
-    found = torch.empty((2, PARTS), dtype=torch.float32, device=U.device)
-    block_s = 1 << (depth - 1).bit_length()
-    with torch.cuda.device_of(U):
-        launch(
-            kernels.bounds_kernel, (PARTS,), U, M, found, U.numel(), cdiv(U.numel(), PARTS), rows, cdiv(rows, PARTS),
-            S=depth, BLOCK=BLOCK, BLOCK_R=max(1, BLOCK // 4 // block_s), BLOCK_S=block_s,
-        )  # fmt: skip
-    return found

@@ -34,7 +34,7 @@ def _place(at, channels, x_w, x_sc, x_sh, x_sw, DENSE: tl.constexpr):
     return at
 
 
-@jit("share", "n_values", "x_w")
+@jit("x_w")
 def largest_kernel(
     x, largest, n_values, share, channels, x_w, x_sb, x_sc, x_sh, x_sw, DENSE: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -48,15 +48,14 @@ def largest_kernel(
     tl.store(largest + b * tl.num_programs(0) + i, tl.max(most, axis=0))
 
 
-@jit("n_values", "parts", "x_w")
+@jit("x_w")
 def halve_kernel(
-    x, y, largest, factor, n_values, parts, channels, x_w, x_sb, x_sc, x_sh, x_sw,
+    x, y, largest, factor, n_values, channels, x_w, x_sb, x_sc, x_sh, x_sw,
     DENSE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """``y[b, p, c]``, scaled, of a block of an image's values, and the image's factor."""
     i, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    part = tl.arange(0, PARTS)
-    scale, inverse = scale_of(tl.max(tl.load(largest + b * parts + part, mask=part < parts, other=0.0), axis=0))
+    scale, inverse = scale_of(tl.max(tl.load(largest + b * PARTS + tl.arange(0, PARTS)), axis=0))
     at = i * BLOCK + tl.arange(0, BLOCK)
     place = _place(at, channels, x_w, x_sc, x_sh, x_sw, DENSE)
     value = tl.load(x + b * x_sb + place, mask=at < n_values, other=0.0) * scale
@@ -65,7 +64,7 @@ def halve_kernel(
         tl.store(factor + b, inverse)
 
 
-@jit("n_u", "share_u", "n_rows", "share_m")
+@jit("n_rows", "share_m")
 def bounds_kernel(
     u, m, found, n_u, share_u, n_rows, share_m,
     S: tl.constexpr, BLOCK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,

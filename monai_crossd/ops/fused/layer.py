@@ -7,7 +7,7 @@ higher derivatives it falls back on torch's own operators.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -19,13 +19,15 @@ from ..shift import rotation_to_shift, shift_operator, softmax_pool
 from . import conv as fused_conv
 from . import operator as fused_operator
 from . import predictor as fused_predictor
-from .columns import convolve_columns, geometry, gradients_of_products, launch_gradients, launch_weight_gradient
-from .dense import convolve_each, gradients_of_each
-from .layer_launch import Call, Needs, launch_backward, launch_forward, launch_predictor_backward, operator_of
+from .columns import convolve_columns
+from .columns_launch import geometry
+from .dense import convolve_each
+from .halves import is_halved
+from .layer_backward import GRADIENTS
+from .layer_launch import Call, Needs, launch_forward, operator_of
 from .predictor_launch import Predictor
 from .replay import remembered, repeated
 from .sizes import precision
-from .turn import channels_last
 
 __all__ = ["fused_layer"]
 
@@ -64,7 +66,7 @@ def fused_layer(
     if type(x) is not Tensor:  # MONAI's, which know their file: a layer has no use for that
         x, padded = x.as_subclass(Tensor), None if padded is None else padded.as_subclass(Tensor)
     running = () if mean is None or var is None else cast(tuple[Tensor, ...], (mean, var, batches))
-    call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled())
+    call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled(), is_halved(x.dtype))
     if call.keep or _is_transformed():
         return _FusedLayer.apply(x, padded, weight, *net, running, call)
     return _convolved(x, padded, weight, net, running, call)[0]
@@ -130,8 +132,7 @@ class _FusedLayer(torch.autograd.Function):
         dy = dy if dy.dtype == x.dtype else dy.to(x.dtype)
         needs = Needs(of_x, of_x if padded is None else of_padded, of_weight)
         key = (call, needs, _images(x, images), _parameters(U, net))
-        by = {"columns": _gradients_by_columns, "dense": _gradients_by_images}.get(ctx.way, _gradients)
-        dimages, dx, *others = by(key, dy, x, images, U, net, state, call, needs)
+        dimages, dx, *others = GRADIENTS[ctx.way](key, dy, x, images, U, net, state, call, needs)
         return *((dimages, None) if padded is None else (dx, dimages)), *others, None, None
 
 
@@ -169,86 +170,6 @@ def _convolved(
     else:
         (y,) = found
     return y, state, way
-
-
-def _gradients(
-    key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], state: Tensor, call: Call,
-    needs: Needs,
-) -> list[Tensor | None]:  # fmt: skip
-    """Gradients to images, ``x`` if that is another tensor, ``U`` and the predictor; those not needed are ``None``."""
-
-    def launches(dy: Tensor, x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-        return launch_backward(dy, x, images, U, Predictor(*rest[:6]), rest[6], call, needs)
-
-    found = iter(repeated(("backward", dy.stride(), key), launches, dy, x, images, U, *net, state))
-    dimages = next(found) if needs.images else None
-    dx = next(found) if images is not x and needs.x else None
-    return [dimages, dx, next(found) if needs.weight else None, *found]
-
-
-def _gradients_by_columns(
-    key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], state: Tensor, call: Call,
-    needs: Needs,
-) -> list[Tensor | None]:  # fmt: skip
-    """The same for images that were convolved by columns."""
-    last, same, at = fused_conv.is_channels_last(images), images is x, geometry(*call.conv[:3])
-    dimages = fused_conv.empty_images(images, images.shape, last) if needs.images else None
-    dweight, parts, part, dz = gradients_of_products(
-        dy, images, U, operator_of(state, images, U), dimages, needs.weight, at
-    )
-    slices = [*(one for one, _ in parts), part]
-
-    def launches(dz: Tensor, x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-        state, sums, others = rest[6], rest[7 : 6 + len(slices)], list(rest[6 + len(slices) :])
-        dU = [launch_weight_gradient(others.pop(), U)] if needs.weight else []
-        dimages = others.pop() if needs.images else None
-        into, M = None if dimages is None else dimages[part], operator_of(state, images, U)
-        sums = (*sums, launch_gradients(dz, images[part], M[part], into, U, at))
-        x = channels_last(x)
-        dx = dimages if same else torch.empty_like(x) if needs.x else None
-        net = Predictor(*rest[:6])
-        grads = launch_predictor_backward(zip(slices, sums, strict=True), x, U, net, state, call, dx, add=same)
-        return [*dU, *([] if same or dx is None else [dx]), *grads]
-
-    written = [one for one in (dimages, dweight) if one is not None]
-    inputs = (dz, x, images, U, *net, state, *(sums for _, sums in parts), *written)
-    found = iter(repeated(("predictor backward", key), launches, *inputs))
-    dU = next(found) if needs.weight else None
-    dx = next(found) if not same and needs.x else None
-    return [dimages, dx, dU, *found]
-
-
-def _gradients_by_images(
-    key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], state: Tensor, call: Call,
-    needs: Needs,
-) -> list[Tensor | None]:  # fmt: skip
-    """The same for images that were convolved one by one."""
-    same, conv = images is x, call.conv
-    dimages = (
-        fused_conv.empty_images(images, images.shape, fused_conv.is_channels_last(images)) if needs.images else None
-    )
-
-    def kernels(images: Tensor, U: Tensor, state: Tensor) -> list[Tensor]:
-        return [fused_conv.mixed(images, U, operator_of(state, images, U), conv.groups)]
-
-    (k,) = repeated(("kernels", key), kernels, images, U, state)
-    dk = gradients_of_each(dy, images, k, dimages, *conv[:3], conv.groups)
-    del k
-
-    def launches(dk: Tensor, x: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-        state, M = rest[6], operator_of(rest[6], x, U)
-        dU, sums = fused_conv.launch_unmixed(dk, U, M, needs.weight)
-        x = channels_last(x)
-        dx = rest[7] if same and needs.images else torch.empty_like(x) if needs.x else None
-        net, parts = Predictor(*rest[:6]), [(slice(0, len(x)), sums)]
-        grads = launch_predictor_backward(parts, x, U, net, state, call, dx, add=same)
-        return [*dU, *([] if same or dx is None else [dx]), *grads]
-
-    inputs = (dk, x, U, *net, state, *((dimages,) if same and dimages is not None else ()))
-    found = iter(repeated(("predictor backward", key), launches, *inputs))
-    dU = next(found) if needs.weight else None
-    dx = next(found) if not same and needs.x else None
-    return [dimages, dx, dU, *found]
 
 
 def _way(x: Tensor, images: Tensor, U: Tensor, running: tuple[Tensor, ...], call: Call) -> _Way:

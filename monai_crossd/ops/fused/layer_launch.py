@@ -15,11 +15,21 @@ from torch import Tensor
 from ..per_image import ConvArguments
 from . import conv as fused_conv
 from . import operator as fused_operator
-from .columns import geometry, launch_first
+from .columns import launch_first, takes_halves
+from .columns_launch import geometry
+from .halves import Ranges, is_halved, measure, measured, shapes
 from .predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
 from .turn import channels_last
 
-__all__ = ["Call", "Needs", "launch_backward", "launch_forward", "launch_predictor_backward", "operator_of"]
+__all__ = [
+    "Call",
+    "Needs",
+    "launch_backward",
+    "launch_forward",
+    "launch_predictor_backward",
+    "operator_of",
+    "ranges_of",
+]
 
 
 class Call(NamedTuple):
@@ -30,6 +40,7 @@ class Call(NamedTuple):
     eps: float
     momentum: float | None
     keep: bool  # what backward needs
+    halved: bool  # whether forward keeps ranges
 
 
 class Needs(NamedTuple):
@@ -64,18 +75,21 @@ def launch_forward(
     x = channels_last(x)
     layout = _state_layout(x, U, net, call)
     state = x.new_empty(sum(_numbers(*part) for part in layout), dtype=torch.float32)
-    operator, r, stats, soft, h = _split(state, layout)
+    operator, r, stats, soft, h, *ranges = _split(state, layout)
     statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
     fused_operator.write_operator(r, operator, size)
+    measured_now = Ranges(*ranges) if call.halved else None
+    if measured_now is not None:
+        measure(images, U, operator, measured_now)
     if way == "columns":
-        output = fused_conv.output_size(images, U, *conv[:3])
-        return [state, *launch_first(images, U, operator, output, geometry(*conv[:3]))]
+        output, given = fused_conv.output_size(images, U, *conv[:3]), measured_now if takes_halves(x.dtype) else None
+        return [state, *launch_first(images, U, operator, output, geometry(*conv[:3]), given)]
     if way == "dense":
         return [state, fused_conv.mixed(images, U, operator, conv.groups)]
     images = x if same else channels_last(images)
     y = fused_conv.empty_images(x, (len(x), len(U), *fused_conv.output_size(images, U, *conv[:3])), last)
-    fused_conv.convolve(images, U, operator, y, *conv[:3], conv.groups)
+    fused_conv.convolve(images, U, operator, measured_now, y, *conv[:3], conv.groups)
     return [state, y]
 
 
@@ -87,9 +101,10 @@ def launch_backward(
     x, dy = channels_last(x), channels_last(dy)
     images = x if same else channels_last(images)
     operator = operator_of(state, x, U)
+    ranges = ranges_of(state, x, U, net, call) or measured(images, U, operator)
     dimages = fused_conv.empty_images(x, images.shape, last) if needs.images else None
     dU = fused_conv.empty_weight_grad(dy, images, U) if needs.weight else None
-    sums = fused_conv.gradients(dy, images, U, operator, dimages, dU, *conv[:3], conv.groups, True)
+    sums = fused_conv.gradients(dy, images, U, operator, ranges, dimages, dU, *conv[:3], conv.groups, True)
     dx = dimages if same else torch.empty_like(x) if needs.x else None
     grads = launch_predictor_backward(sums, x, U, net, state, call, dx, add=same)
     found = (dimages, None if same else dx, None if dU is None else dU.to(U.dtype))
@@ -112,13 +127,20 @@ def launch_predictor_backward(
         dx: in the shape of ``x``, written; ``None`` where it is not needed.
         add: whether to add to what ``dx`` holds.
     """
-    _, r, stats, soft, h = _split(state, _state_layout(x, U, net, call))
+    _, r, stats, soft, h, *_ = _split(state, _state_layout(x, U, net, call))
     dr = torch.empty_like(r)
     for part, dm in sums:
         fused_operator.write_gradient(dm, r[part], dr[part], U.shape[-1])
     grads = empty_grads(net)
     write_gradients(dr, x, h, stats, soft, net, call.training, grads, dx, add)
     return grads
+
+
+def ranges_of(state: Tensor, x: Tensor, U: Tensor, net: Predictor, call: Call) -> Ranges | None:
+    """What forward measured, where halves are multiplied now too."""
+    if not (call.halved and is_halved(x.dtype)):
+        return None
+    return Ranges(*_split(state, _state_layout(x, U, net, call))[5:])
 
 
 def operator_of(state: Tensor, x: Tensor, U: Tensor) -> Tensor:
@@ -128,10 +150,13 @@ def operator_of(state: Tensor, x: Tensor, U: Tensor) -> Tensor:
 
 
 def _state_layout(x: Tensor, U: Tensor, net: Predictor, call: Call) -> list[tuple[tuple[int, ...], torch.dtype]]:
-    """Shift operators, ``r``, statistics, those of the softmax, and hidden values: what forward leaves to backward."""
+    """Shift operators, ``r``, statistics, those of the softmax, hidden values, and ranges if any: what forward leaves
+    to backward.
+    """
     images, size, hidden = len(x), U.shape[-1], len(net.w1)
-    shapes = [(images, size**2, size**3), (images, 4), (4 if call.training else 2, hidden), (3, images, 4)]
-    return [*((shape, torch.float32) for shape in shapes), (shape_h(x, hidden, call.keep), x.dtype)]
+    first = [(images, size**2, size**3), (images, 4), (4 if call.training else 2, hidden), (3, images, 4)]
+    layout = [*((shape, torch.float32) for shape in first), (shape_h(x, hidden, call.keep), x.dtype)]
+    return layout + [(shape, torch.float32) for shape in shapes(images)] if call.halved else layout
 
 
 def _numbers(shape: tuple[int, ...], dtype: torch.dtype) -> int:

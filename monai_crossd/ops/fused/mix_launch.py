@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .conv_tables import ANY, MIX, UNMIX, Launch, arithmetic
-from .halves import PARTS, Scaled, bounds, is_halved, stored
+from .halves import PARTS, Scaled
 from .mix_kernels import mix_kernel, unmix_m_kernel, unmix_u_kernel
 from .replay import launch
 from .sizes import block, cdiv, precision
@@ -33,33 +33,34 @@ def image_numbers(U: Tensor) -> int:
 
 
 def mix(
-    U: Tensor, M: Tensor, dtype: torch.dtype, groups: int, transposed: bool = False, blocks: Launch | None = None
-) -> Scaled:
+    U: Tensor, M: Tensor, dtype: torch.dtype, groups: int, transposed: bool = False, bounds: Tensor | None = None,
+    blocks: Launch | None = None,
+) -> Scaled:  # fmt: skip
     """``k[b, t] = U M[b, t]``, in the layout whose last axis the convolution sums over.
 
     Args:
         U: knowledge base ``(C_out, C_in/groups, K, K, K)``, contiguous.
         M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
-        dtype: of the images; kernels are stored as those are multiplied.
+        dtype: of the kernels, if they have no bounds.
         groups: of the convolution.
         transposed: for the gradient to the input.
+        bounds: those of ``Ranges``, for kernels as scaled float16.
         blocks: block sizes, by default ``MIX``.
 
     Returns:
-        ``(B, K*K, C_out, C_in/groups)``, transposed ``(B, K*K, C_in, C_out/groups)``; with one factor if images have.
+        ``(B, K*K, C_out, C_in/groups)``, transposed ``(B, K*K, C_in, C_out/groups)``; with bounds also one factor.
     """
     (batch, taps, depth), c_out, red = M.shape, U.shape[0], U.shape[1]
-    n, rows, blocks = c_out * red, c_out // groups, blocks or MIX[arithmetic(stored(dtype))]
+    dtype = dtype if bounds is None else torch.float16
+    n, rows, blocks = c_out * red, c_out // groups, blocks or MIX[arithmetic(dtype)]
     sizes = _mix_blocks(blocks, n, batch * taps, depth)
     layout = (groups * red, rows) if transposed else (c_out, red)
-    k = torch.empty((batch, taps, *layout), dtype=stored(dtype), device=U.device)
-    scales, factor = None, None
-    if is_halved(dtype):
-        scales, factor = bounds(U, M), torch.empty((1,), dtype=torch.float32, device=U.device)
+    k = torch.empty((batch, taps, *layout), dtype=dtype, device=U.device)
+    factor = None if bounds is None else torch.empty((1,), dtype=torch.float32, device=U.device)
     columns, block_r = cdiv(n, sizes["BLOCK_N"]), sizes["BLOCK_R"]
     share = cdiv(cdiv(batch * taps, block_r), max(1, 2 * PROGRAMS // columns)) * block_r
     launch(
-        mix_kernel, (columns, cdiv(batch * taps, share)), U, M, k, scales, factor, n, batch * taps, share, rows,
+        mix_kernel, (columns, cdiv(batch * taps, share)), U, M, k, bounds, factor, n, batch * taps, share, rows,
         red, S=depth, TRANSPOSED=transposed, PARTS=PARTS, **sizes, PRECISION=precision(dtype),
         num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip

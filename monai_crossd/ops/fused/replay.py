@@ -151,14 +151,17 @@ class _Recorder(TorchDispatchMode):
         self.launches.append(_Launch(compiled or kernel, grid, values, list(zip(at, places, strict=True)), dtypes))  # type: ignore[arg-type]
 
     def _place(self, tensor: Tensor) -> _Place | None:
-        """Where a tensor lies: in itself if an input, else in the newest allocation or in the input around it."""
+        """Where a tensor lies: in itself if an input, else in the newest allocation or in the input that begins last
+        before it, as inputs may be parts of one tensor.
+        """
         for number, one in enumerate(self.inputs):
             if one is tensor:
                 return _Place(number, 0)
         address, inputs = tensor.data_ptr(), len(self.inputs)
         if tensor.numel() == 0:
             return _Place(-1, 0)
-        for number in (*range(len(self.buffers) - 1, inputs - 1, -1), *range(inputs)):
+        last_first = sorted(range(inputs), key=lambda number: -self.buffers[number][0])
+        for number in (*range(len(self.buffers) - 1, inputs - 1, -1), *last_first):
             start, size = self.buffers[number]
             if start <= address < start + size:
                 return _Place(number, address - start)

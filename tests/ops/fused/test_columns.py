@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from monai_crossd import CrossDConv
-from monai_crossd.ops.fused import columns, replay
+from monai_crossd.ops.fused import columns, columns_launch, replay
 from monai_crossd.ops.fused import conv as fused_conv
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.columns import is_small
@@ -52,7 +52,7 @@ def gradients(function, x, U, M, dy, *conv):
 )
 def test_is_the_convolution(monkeypatch, shape, outputs, size, conv, memory_format, dtype):
     monkeypatch.setattr(fused_conv, "chosen_way", lambda *_: "columns")
-    monkeypatch.setattr(columns, "PROGRAMS", 2 * shape[0])  # programs of several tiles, and several of an image
+    monkeypatch.setattr(columns_launch, "PROGRAMS", 2 * shape[0])  # programs of several tiles, and several of an image
     x = torch.randn(shape, device=DEVICE).to(dtype, memory_format=memory_format)
     U = torch.randn(outputs, shape[1], size, size, size, device=DEVICE)
     M = torch.randn(shape[0], size**2, size**3, device=DEVICE)

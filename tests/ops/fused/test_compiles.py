@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_crossd.ops.fused import columns, conv_launch, halves, mix_launch, operator, predictor_launch, rows, turn
+from monai_crossd.ops.fused import (
+    columns,
+    columns_launch,
+    conv_launch,
+    halves,
+    mix_launch,
+    operator,
+    predictor_launch,
+    rows,
+    turn,
+)
 from monai_crossd.ops.fused.layer_launch import Call, Needs, launch_backward, launch_forward
 from monai_crossd.ops.fused.predictor_launch import Predictor
 from monai_crossd.ops.per_image import ConvArguments
@@ -23,7 +33,7 @@ OPTIONS = ("num_warps", "num_stages")
 def launches(monkeypatch):
     """What would be launched."""
     seen = []
-    for module in (columns, operator, conv_launch, halves, mix_launch, predictor_launch, rows, turn):
+    for module in (columns_launch, operator, conv_launch, halves, mix_launch, predictor_launch, rows, turn):
         monkeypatch.setattr(module, "launch", lambda kernel, grid, *args, **named: seen.append((kernel, args, named)))
     return seen
 
@@ -70,7 +80,7 @@ def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, 
     )
     running = (torch.empty(16), torch.empty(16), torch.empty((), dtype=torch.int64))
     conv = ConvArguments((2, 1), (1, 1), (1, 1), groups=1)
-    call, needs = Call(conv, training, 1e-5, 0.1, True), Needs(True, True, True)
+    call, needs = Call(conv, training, 1e-5, 0.1, True, halves.is_halved(dtype)), Needs(True, True, True)
     state, y = launch_forward(x, x, False, "kernels", U, net, running, call)
     launch_backward(torch.empty_like(y), x, x, U, net, state, call, needs)
     assert len({kernel for kernel, _, _ in launches}) >= 13
@@ -105,6 +115,6 @@ def test_columns_compile(launches, monkeypatch, size, dtype, tf32):
     M = torch.randn(2, size**2, size**3)
     y = columns.convolve_columns(x, U, M, (10 - size, 10 - size), True, (1, 1, 1, 1, 1, 1))
     columns.gradients_of_columns(y, x, U, M, torch.empty_like(x), True, (1, 1, 1, 1, 1, 1))
-    assert len({kernel for kernel, _, _ in launches}) == 4
+    assert len({kernel for kernel, _, _ in launches}) >= 4
     for kernel, args, named in launches:
         assert compile_for_hopper(kernel, args, named)

@@ -12,11 +12,11 @@ from torch.testing import assert_close
 
 from monai_crossd import CrossDConv
 from monai_crossd.ops import shift_operator
+from monai_crossd.ops.fused import columns, replay
 from monai_crossd.ops.fused import conv as fused_conv
-from monai_crossd.ops.fused import replay
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.conv import fused_conv2d
-from monai_crossd.ops.fused.halves import PARTS, bounds, halved, is_halved
+from monai_crossd.ops.fused.halves import PARTS, halved, is_halved, largest, measured
 from monai_crossd.ops.fused.mix_launch import mix
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -33,17 +33,21 @@ def tf32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
 
 
+def as_halves(x):
+    return halved(x, largest(x))
+
+
 def exact(scaled):
     return scaled.values.double() * scaled.factor.double()[:, None, None, None]
 
 
 def test_only_float32_that_may_be_rounded_is_halved(monkeypatch):
     x = torch.randn(1, 2, 3, 3, device=DEVICE)
-    assert is_halved(x.dtype) and halved(x).values.dtype == torch.float16
+    assert is_halved(x.dtype) and as_halves(x).values.dtype == torch.float16
     for other in (x.half(), x.bfloat16()):
-        assert halved(other).values is other and halved(other).factor is None
+        assert as_halves(other).values is other and as_halves(other).factor is None
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    assert not is_halved(x.dtype) and halved(x).values is x
+    assert not is_halved(x.dtype) and as_halves(x).values is x
 
 
 @pytest.mark.parametrize("size", [1e-37, 1e-20, 1.0, 65504.0, 1e30, 3e38])
@@ -51,7 +55,7 @@ def test_rounds_to_11_bits_whatever_the_size(size):
     x = torch.rand(2, 5, 9, 7, device=DEVICE) * 2 - 1
     x *= size
     x[1] *= 2.0**-60 if size > 1 else 1.0  # every image by itself
-    found = halved(x)
+    found = as_halves(x)
     assert found.values.is_contiguous(memory_format=torch.channels_last)
     assert torch.all(found.factor.log2() == found.factor.log2().round())
     assert torch.all((exact(found) - x).abs() <= 2.0**-11 * x.abs() + 2.0**-38 * x.abs().amax((1, 2, 3), keepdim=True))
@@ -68,34 +72,38 @@ def test_takes_images_of_any_strides(channels, height, width):
         wide[:, :channels, :, :width].contiguous(memory_format=torch.channels_last),
         wide[:1, :channels].expand(3, -1, -1, -1),
     ):  # fmt: skip
-        assert_close(exact(halved(x)), x.double(), rtol=2.0**-11, atol=1e-9)
+        assert_close(exact(as_halves(x)), x.double(), rtol=2.0**-11, atol=1e-9)
 
 
 def test_what_is_not_finite_leaves_the_rest_alone():
     x = torch.randn(2, 3, 4, 4, device=DEVICE)
     x[0, 0, 0, 0], x[0, 1, 1, 1], x[0, 2, 2, 2] = torch.inf, -torch.inf, torch.nan
-    found = exact(halved(x))
+    found = exact(as_halves(x))
     assert_close(found, x.double(), rtol=2.0**-11, atol=1e-9, equal_nan=True)
     zeros = torch.zeros(2, 3, 4, 4, device=DEVICE)
-    assert_close(exact(halved(zeros)), zeros.double())
+    assert_close(exact(as_halves(zeros)), zeros.double())
 
 
 def test_kernels_stay_in_range():
     U, M = torch.randn(6, 4, 3, 3, 3, device=DEVICE), torch.randn(3, 9, 27, device=DEVICE)
     for of_u, of_m in ((1.0, 1.0), (1e-30, 1e-3), (1e20, 1e15), (1e-6, 1e12)):
-        found = bounds(U * of_u, M * of_m)
+        found = measured(torch.zeros(3, 4, 5, 5, device=DEVICE), U * of_u, M * of_m).kernels
         assert found.shape == (2, PARTS)
         assert_close(found.amax(1), torch.stack([U.abs().amax() * of_u, (M.abs() * of_m).sum(2).amax()]))
-        k = mix(U * of_u, M * of_m, torch.float32, 1)
+        k = mix(U * of_u, M * of_m, torch.float32, 1, bounds=found)
         expected = (M.double() * of_m) @ (U.flatten(2).flatten(0, 1).double() * of_u).T
         expected = expected.view(k.values.shape)
         assert (k.values.double() * k.factor.double() - expected).norm() < 1e-3 * expected.norm()
 
 
-@pytest.mark.parametrize("c_in, stride, size", [(3, 2, 7), (6, 1, 3), (20, 2, 3), (18, 1, 2)])
+@pytest.mark.parametrize(
+    "c_in, stride, size, way",
+    [(3, 2, 7, "kernels"), (6, 1, 3, "kernels"), (20, 2, 3, "kernels"), (18, 1, 2, "columns"), (20, 2, 3, "columns")],
+)
 @pytest.mark.parametrize("last", [False, True])
-def test_convolution_of_images_of_all_sizes(c_in, stride, size, last):
+def test_convolution_of_images_of_all_sizes(monkeypatch, c_in, stride, size, way, last):
     """Images, kernels and gradients from 1e-18 to 1e9 side by side: each is as good as by itself."""
+    monkeypatch.setattr(fused_conv, "chosen_way", lambda *_: way)
     scales = torch.tensor([1e-18, 1.0, 1e9], device=DEVICE)[:, None, None, None]
     x = torch.randn(3, c_in, 12, 9, device=DEVICE) * scales
     x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -115,13 +123,16 @@ def test_convolution_of_images_of_all_sizes(c_in, stride, size, last):
             assert (a - b).norm() < 1e-3 * b.norm()
 
 
-def test_parts_of_a_batch(monkeypatch):
+@pytest.mark.parametrize("way", ["kernels", "columns"])
+def test_parts_of_a_batch(monkeypatch, way):
     """What is held at once is cut by images too, and sums are what they are together."""
-    x, U = torch.randn(3, 20, 6, 6, device=DEVICE), torch.randn(4, 20, 3, 3, 3, device=DEVICE)
-    M = shift_operator(1 + torch.rand(3, 3), 3).to(DEVICE)
+    monkeypatch.setattr(fused_conv, "chosen_way", lambda *_: way)
+    x, U = torch.randn(5, 20, 6, 6, device=DEVICE), torch.randn(4, 20, 3, 3, 3, device=DEVICE)
+    M = shift_operator(1 + torch.rand(5, 3), 3).to(DEVICE)
     found = []
     for budget in (fused_conv.BUDGET, 1):
         monkeypatch.setattr(fused_conv, "BUDGET", budget)
+        monkeypatch.setattr(columns, "BUDGET", budget)
         replay.forget()
         leaves = [t.clone().requires_grad_() for t in (x, U, M)]
         y = fused_conv2d(*leaves, (1, 1), (1, 1))
@@ -130,17 +141,28 @@ def test_parts_of_a_batch(monkeypatch):
         assert (one - other).norm() < 1e-3 * one.norm()
 
 
-@pytest.mark.parametrize("channels", [2, 20])
-def test_layer_recorded_and_repeated(channels):
-    layer = CrossDConv(channels, 18, 3, padding=1).to(DEVICE)
+@pytest.mark.parametrize("edges", ["zeros", "reflect"])
+@pytest.mark.parametrize("channels, way", [(2, "kernels"), (20, "kernels"), (20, "columns")])
+def test_layer_recorded_and_repeated(monkeypatch, channels, way, edges):
+    """Also where backward is not allowed what forward was, and the other way about."""
+    monkeypatch.setattr(fused_conv, "chosen_way", lambda *_: way)
+    layer = CrossDConv(channels, 18, 3, padding=1, padding_mode=edges).to(DEVICE)
     torch.nn.init.normal_(layer.predictor[3].weight)
-    plain = CrossDConv(channels, 18, 3, padding=1).to(DEVICE).double()
-    for _ in range(3):
+    plain = CrossDConv(channels, 18, 3, padding=1, padding_mode=edges).to(DEVICE).double()
+    for forward, backward in [(True, True), (True, True), (True, False), (False, True), (False, False), (True, True)]:
         plain.load_state_dict(layer.state_dict())
         x = torch.randn(2, channels, 12, 12, device=DEVICE)
         ours, theirs = x.clone().requires_grad_(), x.double().requires_grad_()
         layer.zero_grad(), plain.zero_grad()
-        layer(ours).square().mean().backward()
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", forward)
+        y = layer(ours)
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", backward)
+        y.square().mean().backward()
         plain(theirs).square().mean().backward()
         assert (ours.grad - theirs.grad).norm() < 5e-3 * theirs.grad.norm()
         assert (layer.weight.grad - plain.weight.grad).norm() < 3e-3 * plain.weight.grad.norm()
+
+
+def test_no_images():
+    layer = CrossDConv(3, 18, 3, padding=1).to(DEVICE).eval()
+    assert layer(torch.empty(0, 3, 9, 9, device=DEVICE)).shape == (0, 18, 9, 9)

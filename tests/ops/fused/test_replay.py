@@ -55,6 +55,16 @@ def test_repeats_with_other_tensors(monkeypatch):
     assert len(calls) == 1
 
 
+def test_inputs_may_be_parts_of_one_tensor_or_not():
+    def function(first, second):
+        return [operators(second[1:])]
+
+    whole = torch.randn(9, 4, device=DEVICE)
+    apart = torch.randn(3, 4, device=DEVICE), torch.randn(6, 4, device=DEVICE)
+    for first, second in ((whole[:3], whole[3:]), apart, (whole[:3], whole[3:])):
+        torch.testing.assert_close(replay.repeated("key", function, first, second)[0], operators(second[1:]))
+
+
 def test_results_of_one_call_outlive_the_next():
     kept = []
     for seed in range(2):

@@ -1,0 +1,124 @@
+"""Launches of the kernels in ``columns_kernels``, and what they make of a knowledge base and its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import columns_kernels as kernels
+from .halves import PARTS, Ranges
+from .replay import launch
+from .sizes import block, cdiv, precision
+from .turn import channels_last, turned
+
+__all__ = [
+    "Geometry", "geometry", "launch_columns", "launch_gradients", "launch_scales", "launch_weight",
+    "launch_weight_gradient",
+]  # fmt: skip
+
+Geometry = tuple[int, ...]  # stride, padding and dilation in pixels, per axis
+
+BLOCK_R = 128  # rows of a tile, of 32 values each
+BLOCK_B = 64  # images whose scales are found at once
+BLOCK = 1024  # values of ``dx`` of a program
+PROGRAMS = 1056  # eight for each of 132 multiprocessors: as many shares as that takes, no more
+
+
+def geometry(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Geometry:
+    """All three in a row, as kernels take them."""
+    return (*stride, *padding, *dilation)
+
+
+def launch_weight(U: Tensor, dtype: torch.dtype, ranges: Ranges | None) -> list[Tensor]:
+    """``U`` as ``(C_out, K*K*K*C_in, 1, 1)`` in a dtype; with ranges in float16, and its factor."""
+    found, source = [], U.flatten(2)[:, :, None]
+    if ranges is None:
+        weight = channels_last(source, dtype)
+    else:
+        found = [torch.empty((1,), dtype=torch.float32, device=U.device)]
+        weight = turned(source, torch.float16, largest=ranges.kernels[0], factor=found[0])
+    return [weight.permute(0, 2, 3, 1).reshape(len(U), -1, 1, 1), *found]
+
+
+def launch_weight_gradient(dweight: Tensor, U: Tensor, times: Tensor | None = None) -> Tensor:
+    """The gradient to ``U`` by a launch, from that to what :func:`launch_weight` returned, times a number if any."""
+    source = dweight.view(len(U), -1, U.shape[1]).unsqueeze(2)
+    found = channels_last(source, U.dtype) if times is None else turned(source, U.dtype, times=times)
+    return found.permute(0, 2, 3, 1).reshape(U.shape)
+
+
+def launch_scales(ranges: Ranges, taps: int, of_weight: Tensor, of_dy: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Scales of the columns of all images, ``(B,)``, and factors of products with them.
+
+    Args:
+        ranges: of images and kernels.
+        taps: ``K*K``.
+        of_weight: factor of the knowledge base.
+        of_dy: factors of the gradient to the output, ``(B,)``, where products with that are meant.
+
+    Returns:
+        the scales, and ``(B,)`` factors of products with the knowledge base, or one of those with the gradient.
+    """
+    images = len(ranges.images)
+    scale = torch.empty((images,), dtype=torch.float32, device=of_weight.device)
+    factor = torch.empty((images if of_dy is None else 1,), dtype=torch.float32, device=of_weight.device)
+    with torch.cuda.device_of(of_weight):
+        launch(
+            kernels.scales_kernel, (1,), ranges.images, ranges.kernels, of_weight, of_dy, scale, factor, images,
+            T=taps, PARTS=PARTS, BLOCK_B=BLOCK_B,
+        )  # fmt: skip
+    return scale, factor
+
+
+def launch_columns(
+    x: Tensor, M: Tensor, U: Tensor, size: tuple[int, int], geometry: Geometry, scale: Tensor | None
+) -> Tensor:
+    """Columns ``(B, K*K*K*C_in, H_out, W_out)``, channels_last, in the dtype of ``x``, or scaled in float16."""
+    rows, shape = size[0] * size[1] * x.shape[1], (len(x), U[0].numel(), *size)
+    dtype = x.dtype if scale is None else torch.float16
+    z = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    with torch.cuda.device_of(x):
+        launch(
+            kernels.columns_kernel, (cdiv(rows, BLOCK_R), len(x)), x, M, scale, z, rows, x.shape[1], size[1],
+            *x.shape[2:], *x.stride(), *geometry, **_blocks(x, U),
+        )  # fmt: skip
+    return z
+
+
+def launch_gradients(
+    dz: Tensor, x: Tensor, M: Tensor, dx: Tensor | None, U: Tensor, geometry: Geometry,
+    factors: Sequence[Tensor | None] = (None, None),
+) -> Tensor:  # fmt: skip
+    """Partial sums of the gradient to the ``M`` of a part, and ``dx``, by two launches.
+
+    ``dz`` is channels_last and meant times ``factors``, those of the part's images and that of all, if there are any.
+    """
+    (images, channels, *_), (y_h, y_w), taps = x.shape, dz.shape[2:], M.shape[1]
+    rows = y_h * y_w * channels
+    share = cdiv(rows, BLOCK_R * max(1, PROGRAMS // images)) * BLOCK_R
+    e = torch.empty((0,) if dx is None else (images, taps, rows), dtype=x.dtype, device=x.device)
+    dm = torch.empty((cdiv(rows, share), images, 1, *M.shape[1:]), dtype=torch.float32, device=x.device)
+    with torch.cuda.device_of(x):
+        launch(
+            kernels.columns_grad_kernel, (len(dm), images), x, M, dz, *factors, e, dm, rows, share, channels, y_w,
+            *x.shape[2:], *x.stride(), *geometry, NEED_X=dx is not None, **_blocks(x, U),
+        )  # fmt: skip
+        if dx is not None:
+            values = dx[0].numel()
+            launch(
+                kernels.fold_kernel, (cdiv(values, BLOCK), images), e, dx, values, rows, channels, y_h, y_w,
+                x.shape[3], *dx.stride(), *geometry, K=U.shape[2], BLOCK=BLOCK,
+            )  # fmt: skip
+    return dm
+
+
+def _blocks(x: Tensor, U: Tensor) -> dict[str, Any]:
+    """What both kernels are told besides sizes: taps and depth are padded to what a matrix product takes."""
+    size = U.shape[2]
+    return {
+        "K": size, "PRECISION": precision(x.dtype), "BLOCK_R": BLOCK_R, "BLOCK_T": 16,
+        "BLOCK_S": block(64, size**3),
+    }  # fmt: skip
