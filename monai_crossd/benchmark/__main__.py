@@ -7,6 +7,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     small = device.type == "cpu" and not options.full
     found = [row for name in options.shapes for row in _rows(parser, name, small, device)]
-    rows = {(row.group, row.shape): row for row in found}.values()  # named twice, timed once
+    named = {(row.group, row.shape): row for row in found}  # named twice, timed once
+    rows = _with(parser, list(named.values()), options.competitors)
     _check_settings(parser, options.settings, rows, device)
     folder = Path(options.output_dir)
     try:
@@ -81,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full", action="store_true", help="full sizes on a CPU too")
     parser.add_argument("--settings", nargs="+", metavar="NAME", help='such as TF32 "bf16 channels_last"; default: all')
+    parser.add_argument("--competitors", nargs="+", metavar="NAME", help="besides the first of a row; default: all")
     parser.add_argument("--compile", action="store_true", help="time torch.compile besides")
     parser.add_argument("--output_dir", default="bench_output")
     return parser
@@ -97,6 +100,22 @@ def _rows(parser: argparse.ArgumentParser, name: str, small: bool, device: torch
         )
     group = "layers2d" if len(sizes) == 4 else "layers3d"
     return [layer_case(group, tuple(int(size) for size in sizes), _outputs(small))]
+
+
+def _with(parser: argparse.ArgumentParser, rows: list[Case], asked: list[str] | None) -> list[Case]:
+    """The rows with the competitors asked for by name, and the first of each, which ratios are to."""
+    if asked is None:
+        return rows
+    every = {name for row in rows for name in (*row.competitors, *row.missing)}
+    if unknown := [name for name in asked if name not in every]:
+        parser.error(f"`--competitors` must be among {', '.join(sorted(every))}, got {', '.join(unknown)}.")
+    found = []
+    for row in rows:
+        kept = {next(iter(row.competitors)), *asked}
+        competitors = {name: build for name, build in row.competitors.items() if name in kept}
+        missing = {name: reason for name, reason in row.missing.items() if name in kept}
+        found.append(replace(row, competitors=competitors, missing=missing))
+    return found
 
 
 def _settings(options: argparse.Namespace, row: Case, device: torch.device) -> list[Setting]:
@@ -139,6 +158,7 @@ def _run(device: torch.device, options: argparse.Namespace, small: bool) -> dict
         "compile": options.compile,
         "settings": ", ".join(options.settings or ["all"]),
         "shapes": " ".join(options.shapes),
+        "competitors": ", ".join(options.competitors or ["all"]),
     }
 
 

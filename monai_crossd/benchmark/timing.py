@@ -40,6 +40,8 @@ class Setting:
 
 
 ROUNDS = 4  # untimed, on a GPU: CUDA graphs come with the third call at the same addresses
+CALLS = 4  # in a row, at most, on a GPU: the processor prepares one while the GPU is busy with another,
+ENOUGH = 100.0  # ms; longer ones hide that by themselves
 _GPU = (
     Setting("float32", tf32=False),
     Setting("float32 channels_last", channels_last=True, tf32=False),
@@ -124,7 +126,8 @@ def time_case(case: Case, setting: Setting, device: torch.device, repeats: int) 
 def _in_turn(case: Case, setting: Setting, device: torch.device, work: str, repeats: int) -> list[Timing]:
     """One work of all competitors: warmed up one after the other, then in rounds of one call each, which are timed.
 
-    On a GPU the first rounds are not: what remembers addresses, as CUDA graphs do, meets those of all the others.
+    On a GPU the first rounds are not: what remembers addresses, as CUDA graphs do, meets those of all the others. And
+    short calls are timed several in a row, as a training loop makes them.
     """
     runs: dict[str, Callable[[], None]] = {}
     failed: dict[str, str] = {}
@@ -136,11 +139,14 @@ def _in_turn(case: Case, setting: Setting, device: torch.device, work: str, repe
         if name in failed:
             _release(device)
     times: dict[str, list[float]] = {name: [] for name in runs}
+    calls = dict.fromkeys(runs, 1)
     untimed = ROUNDS if device.type == "cuda" else 0
-    for _ in range(untimed + repeats):
+    for i in range(untimed + repeats):
         for name in list(runs):
             with _failures(failed, name):
-                times[name].append(_once(runs[name], device))
+                times[name].append(_once(runs[name], device, calls[name]))
+                if i == untimed - 1:
+                    calls[name] = max(1, min(CALLS, int(ENOUGH / times[name][-1])))
             if name in failed:  # its memory goes to the others
                 del runs[name]
                 _release(device)
@@ -202,18 +208,19 @@ def _prepared(net: nn.Module, case: Case, setting: Setting, device: torch.device
     return training if work == "training" else evaluation
 
 
-def _once(run: Callable[[], None], device: torch.device) -> float:
-    """Milliseconds of one call."""
+def _once(run: Callable[[], None], device: torch.device, calls: int = 1) -> float:
+    """Milliseconds of a call; on a GPU of so many in a row."""
     if device.type != "cuda":
         start = time.perf_counter()
         run()
         return (time.perf_counter() - start) * 1e3
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
-    run()
+    for _ in range(calls):
+        run()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end)
+    return begin.elapsed_time(end) / calls
 
 
 def _peak(run: Callable[[], None], device: torch.device, others: int) -> float | None:

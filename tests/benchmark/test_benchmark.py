@@ -84,6 +84,14 @@ def test_a_run_without_sweeps_leaves_no_plot(tmp_path, capsys, monkeypatch):
     assert content["run"]["layer_outputs"] == 64 and content["run"]["shapes"] == "1x1x4x4 1x1x4x4"
 
 
+def test_competitors_by_name_and_the_first(tmp_path):
+    arguments = ["--device", "cpu", "--repeats", "1", "--output_dir", str(tmp_path), "--competitors", "CrossDConv"]
+    main([*arguments, "--shapes", "1x2x8x8", "1x2x4x4x4"])
+    content = json.loads((tmp_path / "benchmark.json").read_text())
+    assert {row["competitor"] for row in content["timings"]} == {"Conv2d", "Conv3d", "CrossDConv"}
+    assert content["run"]["competitors"] == "CrossDConv"
+
+
 @pytest.mark.parametrize("group", cases.GROUPS)
 @pytest.mark.parametrize("small", [True, False])
 def test_every_group_has_rows_of_its_own(group, small):
@@ -229,6 +237,10 @@ def test_ratios_are_of_one_run():
         (["--shapes", "1x2x3"], "got '1x2x3'"),
         (["--shapes", "1x0x3x3"], "got '1x0x3x3'"),
         (["--settings", "fp64"], "`--settings` must be among float32, float32 compiled, got fp64."),
+        (
+            ["--competitors", "fp"],
+            "`--competitors` must be among ACSConv, Conv2d, Conv3d, Cross-D, CrossDConv, literal",
+        ),
         (["--device", "cuda"], "`--device cuda` needs a GPU that torch sees, got none"),
     ],
 )

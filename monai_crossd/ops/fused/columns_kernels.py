@@ -141,14 +141,14 @@ def _scale(largest, b, most, images, PARTS: tl.constexpr):
 @jit("images")
 def scales_kernel(
     largest, bounds, w_factor, dy_factor, scale, factor, images,
-    T: tl.constexpr, PARTS: tl.constexpr, BLOCK_B: tl.constexpr,
+    T: tl.constexpr, PARTS: tl.constexpr, BOUNDS: tl.constexpr, BLOCK_B: tl.constexpr,
 ):  # fmt: skip
     """``scale[b]`` of all columns, and what products with them are to be multiplied by.
 
     Without ``dy_factor`` every image has its own, ``factor[b]``, which takes in ``w_factor[0]``. With it all have one,
     ``factor[0]``, so that products with the gradient to the output, whose images have ``dy_factor[b]``, add up.
     """
-    most = tl.max(tl.load(bounds + PARTS + tl.arange(0, PARTS)), axis=0) * T
+    most = tl.max(tl.load(bounds + BOUNDS + tl.arange(0, BOUNDS)), axis=0) * T
     together = -126
     if dy_factor is not None:
         for first in range(0, images, BLOCK_B):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import columns_kernels as kernels
-from .halves import PARTS, Ranges
+from .halves import BOUNDS, PARTS, Ranges
 from .replay import launch
 from .sizes import block, cdiv, precision
 from .turn import channels_last, turned
@@ -68,7 +68,7 @@ def launch_scales(ranges: Ranges, taps: int, of_weight: Tensor, of_dy: Tensor | 
     with torch.cuda.device_of(of_weight):
         launch(
             kernels.scales_kernel, (1,), ranges.images, ranges.kernels, of_weight, of_dy, scale, factor, images,
-            T=taps, PARTS=PARTS, BLOCK_B=BLOCK_B,
+            T=taps, PARTS=PARTS, BOUNDS=BOUNDS, BLOCK_B=BLOCK_B,
         )  # fmt: skip
     return scale, factor
 

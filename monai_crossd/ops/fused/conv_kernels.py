@@ -51,12 +51,18 @@ def _taps(first, stride, pad, dil, tap_step, K: tl.constexpr, TRANSPOSED: tl.con
     return mul, off, step, tap, taps
 
 
+@jit()
+def _inside(at, size):
+    """``0 <= at < size`` by one comparison."""
+    return at.to(tl.uint32, bitcast=True) < size.to(tl.uint32)
+
+
 @jit("x_h", "x_w", "y_h", "y_w", *GEOMETRY)
 def conv_kernel(
     x, k, x_factor, k_factor, y, rows, red, groups, y_h, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw, y_sb, y_sc, y_sh, y_sw,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, tap_step_h, tap_step_w,
     K_H: tl.constexpr, K_W: tl.constexpr, UNIT: tl.constexpr, TRANSPOSED: tl.constexpr,
-    FLAT: tl.constexpr, PRECISION: tl.constexpr,
+    FLAT: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``y[b, m, p] = sum_(tap, c) k[b, tap, m, c] x[b, c, source(p, tap)]``: output channels by pixels of an image.
@@ -85,17 +91,18 @@ def conv_kernel(
     p = (pid // blocks_m % blocks_n) * BLOCK_N + tl.arange(0, BLOCK_N)
     y_w = tl.maximum(y_w, 1)  # a class may have no pixel
     h, w = p // y_w, p % y_w
-    h0 = tl.where(p < n_pix, h * mul_h + off_h, -(1 << 30))[None, :]  # outside of x for every tap
+    taps = taps_h * taps_w  # a class may have none: then one step finds nothing
+    h0 = tl.where((p < n_pix) & (taps > 0), h * mul_h + off_h, -(1 << 30))[None, :]  # outside of x for every tap
     w0 = (w * mul_w + off_w)[None, :]
-    m_ok = (m < rows)[:, None]
+    m_ok = (m < rows)[:, None] | EVEN
+    pixel = (h0 * x_sh + w0 * x_sw) * UNIT
     tap_size = groups * rows * red
     x_at = x + b * x_sb + g * red * x_sc
     k_at = k + b * (K_H * K_W) * tap_size + (g * rows + m)[:, None] * red
     blocks_k = tl.cdiv(red, BLOCK_K)
-    taps = taps_h * taps_w
-    steps = taps * blocks_k
-    if FLAT:
-        steps = tl.cdiv(taps * red, BLOCK_K)
+    taps_w = tl.maximum(taps_w, 1)
+    steps = tl.maximum(tl.cdiv(taps * red, BLOCK_K) if FLAT else taps * blocks_k, 1)
+    tl.assume(steps > 0)  # or else ptxas makes every product wait for the last
     WIDE: tl.constexpr = BLOCK_M < 64  # warpgroups multiply 64 rows: below that, pixels are the rows
     acc = tl.zeros((BLOCK_N, BLOCK_M) if WIDE else (BLOCK_M, BLOCK_N), tl.float32)
     for i in range(steps):
@@ -108,13 +115,13 @@ def conv_kernel(
         else:  # a step has one tap
             j = i // blocks_k
             c = (i % blocks_k) * BLOCK_K + tl.arange(0, BLOCK_K)
-            c_ok = c < red
+            c_ok = (c < red) | EVEN
             j_h, j_w = j // taps_w, j % taps_w
             tap = (tap_h + j_h * tap_step_h) * K_W + tap_w + j_w * tap_step_w
         kt = tl.load(k_at + (tap * tap_size + c)[None, :], mask=m_ok & c_ok[None, :], other=0.0)
-        s_h, s_w = h0 + j_h * step_h, w0 + j_w * step_w
-        x_ok = (s_h >= 0) & (s_h < x_h) & (s_w >= 0) & (s_w < x_w) & c_ok[:, None]
-        xt = tl.load(x_at + c[:, None] * x_sc + (s_h * x_sh + s_w * x_sw) * UNIT, mask=x_ok, other=0.0)
+        x_ok = _inside(h0 + j_h * step_h, x_h) & _inside(w0 + j_w * step_w, x_w) & c_ok[:, None]
+        away = (j_h * step_h * x_sh + j_w * step_w * x_sw) * UNIT
+        xt = tl.load(x_at + away + (c[:, None] * x_sc + pixel), mask=x_ok, other=0.0)
         if WIDE:
             acc = tl.dot(tl.trans(xt), tl.trans(kt), acc, input_precision=PRECISION)
         else:
@@ -123,16 +130,16 @@ def conv_kernel(
         acc = tl.trans(acc)
     if x_factor is not None:
         acc = acc * tl.load(x_factor + b) * tl.load(k_factor)
-    pixel = (first_h + h * every_h) * y_sh + (first_w + w * every_w) * y_sw
-    y_at = y + b * y_sb + pixel[:, None] + (g * rows + m)[None, :] * y_sc
+    to = (first_h + h * every_h) * y_sh + (first_w + w * every_w) * y_sw
+    y_at = y + b * y_sb + to[:, None] + (g * rows + m)[None, :] * y_sc
     tl.store(y_at, acc.to(y.dtype.element_ty), mask=(p < n_pix)[:, None] & (m < rows)[None, :])
 
 
-@jit("n_pix", "x_h", "x_w", "stride_h", "stride_w", "pad_h", "pad_w", "dil_h", "dil_w", "share", "parts")
+@jit("n_pix", "y_w", "x_h", "x_w", "stride_h", "stride_w", "pad_h", "pad_w", "dil_h", "dil_w", "share", "parts")
 def wgrad_kernel(
     x, dy, x_factor, dy_factor, dk, rows, red, groups, n_pix, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
     y_sb, y_sc, y_sh, y_sw, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, share, parts,
-    K_H: tl.constexpr, K_W: tl.constexpr, UNIT: tl.constexpr, FLAT: tl.constexpr,
+    K_H: tl.constexpr, K_W: tl.constexpr, UNIT: tl.constexpr, FLAT: tl.constexpr, EVEN: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``dk[b, part, tap, m, c] = sum_p dy[b, m, p] x[b, c, source(p, tap)]`` over the part's share of pixels.
@@ -152,19 +159,21 @@ def wgrad_kernel(
     else:  # a program has one tap
         tap = pid % (K_H * K_W)
         c = (pid % blocks_n) // (K_H * K_W) * BLOCK_N + tl.arange(0, BLOCK_N)
-        c_ok = c < red
+        c_ok = (c < red) | EVEN
         j_h, j_w = tap // K_W, tap % K_W
-    m_ok = (m < rows)[:, None]
+    m_ok = (m < rows)[:, None] | EVEN
     dy_at = dy + b * y_sb + (g * rows + m)[:, None] * y_sc
     x_at = x + b * x_sb + (g * red + c)[:, None] * x_sc
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for p0 in range(part * share, tl.minimum((part + 1) * share, n_pix), BLOCK_K):
+    first, end = part * share, tl.minimum((part + 1) * share, n_pix)
+    tl.assume(first < end)  # see conv_kernel
+    for p0 in range(first, end, BLOCK_K):
         p = p0 + tl.arange(0, BLOCK_K)
-        h, w = (p // y_w)[None, :], (p % y_w)[None, :]
-        p_ok = (p < n_pix)[None, :]
+        h = (p.to(tl.uint32, bitcast=True) // y_w.to(tl.uint32)).to(tl.int32, bitcast=True)[None, :]
+        w, p_ok = p[None, :] - h * y_w, (p < n_pix)[None, :]
         dyt = tl.load(dy_at + (h * y_sh + w * y_sw), mask=m_ok & p_ok, other=0.0)  # (BLOCK_M, BLOCK_K)
         s_h, s_w = h * stride_h - pad_h + j_h * dil_h, w * stride_w - pad_w + j_w * dil_w
-        x_ok = (s_h >= 0) & (s_h < x_h) & (s_w >= 0) & (s_w < x_w) & p_ok & c_ok[:, None]
+        x_ok = _inside(s_h, x_h) & _inside(s_w, x_w) & p_ok & c_ok[:, None]
         xt = tl.load(x_at + (s_h * x_sh + s_w * x_sw) * UNIT, mask=x_ok, other=0.0)  # (BLOCK_N, BLOCK_K)
         acc = tl.dot(dyt, tl.trans(xt), acc, input_precision=PRECISION)
     if x_factor is not None:

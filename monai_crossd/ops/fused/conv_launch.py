@@ -71,12 +71,13 @@ def convolve(
         across, red, flat, stride, padding = 1, x.shape[1], False, (stride[0], 1), (0, 0)
     blocks = blocks or _chosen("conv", rows, n_pix, x, flat)
     block_m, block_n = block(blocks.block_m, rows), block(blocks.block_n, n_pix)
+    block_k = block(blocks.block_k, red * taps if flat else red)
     launch(
         conv_kernel, (cdiv(rows, block_m) * cdiv(n_pix, block_n) * groups, x.shape[0], classes),
         x, k, x_factor, k_factor, y, rows, red, groups, height, width, x.shape[2], x.shape[3], *_strides(x, unit),
         *y.stride(), *stride, *padding, *dilation, *steps, K_H=size, K_W=across, UNIT=unit,
-        TRANSPOSED=transposed, FLAT=flat, PRECISION=precision(x.dtype), BLOCK_M=block_m, BLOCK_N=block_n,
-        BLOCK_K=block(blocks.block_k, red * taps if flat else red),
+        TRANSPOSED=transposed, FLAT=flat, EVEN=not flat and rows % block_m == 0 == red % block_k,
+        PRECISION=precision(x.dtype), BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k,
         num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
 
@@ -123,7 +124,8 @@ def kernel_grad(
         wgrad_kernel, (programs, batch, parts),
         x, dy, x_factor, dy_factor, dk, rows, red, groups, n_pix, w_out, x.shape[2], x.shape[3], *_strides(x, unit),
         *dy.stride(), *stride, *padding, *dilation, share, parts, K_H=size, K_W=across, UNIT=unit, FLAT=flat,
-        PRECISION=precision(x.dtype), BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k,
+        EVEN=not flat and rows % block_m == 0 == red % block_n, PRECISION=precision(x.dtype),
+        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k,
         num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
     return kernels_from_rows(dk, size, channels) if by_rows else dk

@@ -37,7 +37,7 @@ LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
         (ANY, 64, Launch(64, 64, 64, 4, 4)),  # one tile holds an image: parallelism must come from channels
         (32, ANY, Launch(32, 128, 32, 4, 4)),  # few channels: wide in pixels, which are then the rows
         (64, ANY, Launch(64, 128, 64, 4, 3)),  # as high as one instruction of a warpgroup, 72 KB in flight
-        (ANY, 256, Launch(128, 128, 64, 8, 3)),  # 14x14: two programs for each multiprocessor at batch 64
+        (ANY, 1024, Launch(128, 128, 64, 8, 3)),  # 28x28 and less: two programs for each multiprocessor
         (ANY, ANY, Launch(128, 256, 64, 8, 3)),  # most operations for each byte loaded: 0.82 of the time of 128x128
     ],
     ("conv", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers

@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ __all__ = ["Graphs"]
 SIGHTINGS = 2  # before a capture, which takes as long as some twenty launches
 MOST = 128  # addresses that are remembered for the same launches
 
-_places: dict[int, tuple[torch.cuda.Stream, Any]] = {}  # of each device: where to capture, and the pool of its graphs
+_streams: dict[int, torch.cuda.Stream] = {}  # of each device: where to capture
 _capturing = threading.Lock()
 
 
@@ -60,12 +59,10 @@ def _captured(device: torch.device, launches: Callable[[int], None]) -> torch.cu
     collects = gc.isenabled()
     gc.disable()  # what it ends might free memory, which a capture does not stand
     try:
-        if device.index not in _places:
-            _places[device.index] = (torch.cuda.Stream(device), torch.cuda.graph_pool_handle())
-        stream, pool = _places[device.index]
+        stream = _streams.get(device.index) or _streams.setdefault(device.index, torch.cuda.Stream(device))
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(stream):
-            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            graph.capture_begin(capture_error_mode="thread_local")  # a pool of its own, which stays empty
             try:
                 launches(stream.cuda_stream)
             finally:

@@ -17,9 +17,10 @@ from . import halves_kernels as kernels
 from .replay import launch
 from .sizes import cdiv, precision
 
-__all__ = ["PARTS", "Ranges", "Scaled", "halved", "is_halved", "largest", "measure", "measured", "shapes"]
+__all__ = ["BOUNDS", "PARTS", "Ranges", "Scaled", "halved", "is_halved", "largest", "measure", "measured", "shapes"]
 
-PARTS = 64  # partial maxima of an image, or of all kernels, which all that follows reads
+PARTS = 64  # partial maxima of an image, which all that follows reads
+BOUNDS = 512  # the same of all kernels
 BLOCK = 1024  # values of a program at once
 
 
@@ -27,7 +28,7 @@ class Ranges(NamedTuple):
     """What scales go by, in float32. Infinite and NaN are left out."""
 
     images: Tensor  # (B, PARTS), maxima of |x| of parts of an image
-    kernels: Tensor  # (2, PARTS), maxima of parts of |U| and of the sums of |M| along its last axis
+    kernels: Tensor  # (2, BOUNDS), maxima of parts of |U| and of the sums of |M| along its last axis
 
 
 class Scaled(NamedTuple):
@@ -59,7 +60,7 @@ def measured(x: Tensor, U: Tensor, M: Tensor) -> Ranges | None:
 
 def shapes(images: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Shapes of both ranges of so many images."""
-    return (images, PARTS), (2, PARTS)
+    return (images, PARTS), (2, BOUNDS)
 
 
 def measure(x: Tensor, U: Tensor, M: Tensor, ranges: Ranges) -> None:
@@ -69,8 +70,8 @@ def measure(x: Tensor, U: Tensor, M: Tensor, ranges: Ranges) -> None:
     with torch.cuda.device_of(x):
         _measure_images(x, ranges.images)
         launch(
-            kernels.bounds_kernel, (PARTS,), U, M, ranges.kernels, U.numel(), _share(U.numel()), rows,
-            cdiv(rows, PARTS), S=depth, BLOCK=4 * BLOCK, BLOCK_R=max(1, BLOCK // block_s), BLOCK_S=block_s,
+            kernels.bounds_kernel, (BOUNDS,), U, M, ranges.kernels, U.numel(), _share(U.numel(), BOUNDS), rows,
+            cdiv(rows, BOUNDS), S=depth, BLOCK=4 * BLOCK, BLOCK_R=max(1, BLOCK // block_s), BLOCK_S=block_s,
         )  # fmt: skip
 
 
@@ -89,14 +90,14 @@ def _measure_images(x: Tensor, found: Tensor) -> None:
         return
     values = x[0].numel()
     launch(
-        kernels.largest_kernel, (PARTS, len(x)), x, found, values, _share(values), x.shape[1], x.shape[3],
+        kernels.largest_kernel, (PARTS, len(x)), x, found, values, _share(values, PARTS), x.shape[1], x.shape[3],
         *x.stride(), DENSE=_is_dense(x), BLOCK=BLOCK,
     )  # fmt: skip
 
 
-def _share(values: int) -> int:
+def _share(values: int, parts: int) -> int:
     """Values of a part, so that each starts where memory is read in whole lines."""
-    return cdiv(values, PARTS * 16) * 16
+    return cdiv(values, parts * 16) * 16
 
 
 def _is_dense(x: Tensor) -> bool:

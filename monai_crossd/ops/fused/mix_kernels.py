@@ -14,7 +14,7 @@ __all__ = ["mix_kernel", "unmix_m_kernel", "unmix_u_kernel"]
 @jit("n_rows", "share")
 def mix_kernel(
     u, m, k, bounds, k_factor, n_values, n_rows, share, rows, red,
-    S: tl.constexpr, TRANSPOSED: tl.constexpr, PARTS: tl.constexpr,
+    S: tl.constexpr, TRANSPOSED: tl.constexpr, BOUNDS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``k[r, n] = sum_s m[r, s] u[n, s]`` for a block of ``n``, in the order of k, and a share of ``r = (b, t)``.
@@ -34,8 +34,8 @@ def mix_kernel(
     first = tl.program_id(1) * share
     scale = 1.0
     if bounds is not None:
-        at = bounds + tl.arange(0, PARTS)
-        scale, factor = scale_of(tl.max(tl.load(at), axis=0) * tl.max(tl.load(at + PARTS), axis=0))
+        at = bounds + tl.arange(0, BOUNDS)
+        scale, factor = scale_of(tl.max(tl.load(at), axis=0) * tl.max(tl.load(at + BOUNDS), axis=0))
         if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
             tl.store(k_factor, factor)
     for r0 in range(first, tl.minimum(first + share, n_rows), BLOCK_R):

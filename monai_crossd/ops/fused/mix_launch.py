@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .conv_tables import ANY, MIX, UNMIX, Launch, arithmetic
-from .halves import PARTS, Scaled
+from .halves import BOUNDS, Scaled
 from .mix_kernels import mix_kernel, unmix_m_kernel, unmix_u_kernel
 from .replay import launch
 from .sizes import block, cdiv, precision
@@ -61,7 +61,7 @@ def mix(
     share = cdiv(cdiv(batch * taps, block_r), max(1, 2 * PROGRAMS // columns)) * block_r
     launch(
         mix_kernel, (columns, cdiv(batch * taps, share)), U, M, k, bounds, factor, n, batch * taps, share, rows,
-        red, S=depth, TRANSPOSED=transposed, PARTS=PARTS, **sizes, PRECISION=precision(dtype),
+        red, S=depth, TRANSPOSED=transposed, BOUNDS=BOUNDS, **sizes, PRECISION=precision(dtype),
         num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
     return Scaled(k, factor)

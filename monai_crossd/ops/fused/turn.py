@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .halves import PARTS
+from .halves import BOUNDS
 from .halves_kernels import scale_of
 from .language import jit, tl
 from .replay import launch
@@ -19,7 +19,7 @@ BLOCK = 64  # channels and pixels of a tile: rows of 128 bytes at least, which i
 @jit()
 def turn_kernel(
     x_ptr, y_ptr, largest, factor, times, P, C, W, tiles_p, tiles_c, sb, sc, sh, sw,
-    FLAT: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
+    FLAT: tl.constexpr, BLOCK: tl.constexpr, BOUNDS: tl.constexpr,
 ):  # fmt: skip
     """``y[b, p, c] = x[b, c, p]`` for a tile of an image; ``FLAT`` where one stride steps through all pixels.
 
@@ -33,7 +33,7 @@ def turn_kernel(
     inside = (c[:, None] < C) & (p[None, :] < P)
     tile = tl.load(x_ptr + b * sb + c[:, None] * sc + pixel[None, :], mask=inside, other=0.0)
     if largest is not None:
-        scale, inverse = scale_of(tl.max(tl.load(largest + tl.arange(0, PARTS)), axis=0))
+        scale, inverse = scale_of(tl.max(tl.load(largest + tl.arange(0, BOUNDS)), axis=0))
         tile = tile.to(tl.float32) * scale
         if program == 0:
             tl.store(factor, inverse)
@@ -70,7 +70,7 @@ def turned(
     Args:
         x: ``(B, C, H, W)`` of any strides.
         dtype: of what is returned.
-        largest: ``(PARTS,)``, maxima of parts of ``|x|``, where it is to be scaled as ``halves`` says.
+        largest: ``(BOUNDS,)``, maxima of parts of ``|x|``, where it is to be scaled as ``halves`` says.
         factor: ``(1,)``, written then.
         times: ``(1,)``, what ``x`` is multiplied with, if anything.
     """
@@ -81,6 +81,6 @@ def turned(
     with torch.cuda.device_of(x):
         launch(
             turn_kernel, (batch * tiles_p * tiles_c,), x, y, largest, factor, times, height * width, channels, width,
-            tiles_p, tiles_c, sb, sc, sh, sw, FLAT=sh == width * sw, BLOCK=BLOCK, PARTS=PARTS,
+            tiles_p, tiles_c, sb, sc, sh, sw, FLAT=sh == width * sw, BLOCK=BLOCK, BOUNDS=BOUNDS,
         )  # fmt: skip
     return y

@@ -71,3 +71,21 @@ def test_a_graph_reads_what_lies_at_its_addresses():
         (found,) = replay.repeated("graph", operators, r)
         assert torch.equal(found, operators(r)[0])
         del found  # so that its address comes back
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_graphs_come_again_after_all_have_ended():
+    from monai_crossd.ops.fused.operator import write_operator
+
+    def operators(r):
+        operator = r.new_empty((len(r), 9, 27))
+        write_operator(r, operator, 3)
+        return [operator]
+
+    r = torch.randn(5, 4, device="cuda")
+    for _ in range(3):
+        replay.forget()
+        for _ in range(graphs.SIGHTINGS + 3):
+            (found,) = replay.repeated("graph", operators, r)
+            assert torch.equal(found, operators(r)[0])
+            del found
