@@ -21,6 +21,10 @@ backward operations  4BYTC/groups           4BYTC/groups + 4BNTS          2BNTS:
 At ``B = 32``, ``O = C = 512``, ``K = 3``, 7x7 pixels and bfloat16, ``k`` is 151 MB next to 28 MB of float32 ``U`` and
 3.2 MB of ``x`` and ``y``: late layers are bound by ``k``, early ones by ``x``, ``y`` and the multiplications. That taps
 read ``x`` again, and blocks of pixels ``k``, is left to the L2 cache: programs of an image are neighbors.
+
+Where float32 is multiplied as ``halves``, ``k`` has two bytes a value and ``dk`` four; besides, ``x`` forward and both
+``x`` and ``dy`` backward are read and written once more, in half, and ``x`` forward and ``dy`` once before for their
+range.
 """
 
 from __future__ import annotations

@@ -29,6 +29,15 @@ def done(monkeypatch):
     return log
 
 
+def operators(r):
+    """Shift operators by one launch."""
+    from monai_crossd.ops.fused.operator import write_operator
+
+    operator = r.new_empty((len(r), 9, 27))
+    write_operator(r, operator, 3)
+    return [operator]
+
+
 def test_addresses_met_often_become_a_graph(done):
     one = graphs.Graphs()
     for _ in range(4):
@@ -57,13 +66,6 @@ def test_addresses_that_never_come_back_are_forgotten(done, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_graph_reads_what_lies_at_its_addresses():
-    from monai_crossd.ops.fused.operator import write_operator
-
-    def operators(r):
-        operator = r.new_empty((len(r), 9, 27))
-        write_operator(r, operator, 3)
-        return [operator]
-
     replay.forget()
     r = torch.randn(5, 4, device="cuda")
     for _ in range(2 * graphs.SIGHTINGS + 3):
@@ -75,13 +77,6 @@ def test_a_graph_reads_what_lies_at_its_addresses():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_graphs_come_again_after_all_have_ended():
-    from monai_crossd.ops.fused.operator import write_operator
-
-    def operators(r):
-        operator = r.new_empty((len(r), 9, 27))
-        write_operator(r, operator, 3)
-        return [operator]
-
     r = torch.randn(5, 4, device="cuda")
     for _ in range(3):
         replay.forget()
