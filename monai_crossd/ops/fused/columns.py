@@ -160,10 +160,11 @@ def gradients_of_products(
     else:
 
         def launches_of_halves(dy: Tensor, x: Tensor, U: Tensor, M: Tensor, *ranges: Tensor) -> list[Tensor]:
-            dy, of_dy = halved(dy, largest(dy))
+            found = largest(dy)
+            dy, of_dy = halved(dy, found)
             assert of_dy is not None
             weight, of_weight = launch_weight(U, x.dtype, Ranges(*ranges))
-            scale, times = launch_scales(Ranges(*ranges), M.shape[1], of_weight, of_dy)
+            scale, times = launch_scales(Ranges(*ranges), M.shape[1], of_weight, found)
             z = launch_columns(x[part], M[part], U, size, geometry, scale[part])
             return [dy, of_dy, weight, of_weight, scale, times, z]
 
@@ -208,7 +209,7 @@ def _gradient_of_columns(dy: Tensor, weight: Tensor, halves: bool) -> Tensor:
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """``a b`` of two matrices of float16 in float32."""
-    if not a.is_cuda:
+    if not a.is_cuda or torch.backends.cuda.matmul.allow_fp16_accumulation:
         return a.float() @ b.float()
     with _without_autocast(a):
         return torch.mm(a, b, out_dtype=torch.float32)

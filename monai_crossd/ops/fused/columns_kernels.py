@@ -9,7 +9,7 @@ Channels vary fastest, for whole lines of memory, and so they must in ``U``, whi
 
 from __future__ import annotations
 
-from monai_crossd.ops.fused.halves_kernels import scale_of
+from monai_crossd.ops.fused.halves_kernels import rescaled, scale_of
 from monai_crossd.ops.fused.language import jit, tl
 
 __all__ = ["columns_grad_kernel", "columns_kernel", "fold_kernel", "scales_kernel"]
@@ -85,7 +85,7 @@ def columns_grad_kernel(
         dz_at = dz + b * n_rows * S + (s * channels)[:, None] + _rows(r, channels, S)[None, :]
         dzt = tl.load(dz_at, mask=r_ok & (s < S)[:, None], other=0.0).to(tl.float32)  # (BLOCK_S, BLOCK_R)
         if dy_factor is not None:
-            dzt = dzt * tl.load(dy_factor + b) * tl.load(w_factor)
+            dzt = rescaled(dzt, tl.load(dy_factor + b), tl.load(w_factor))
         columns = _columns(
             x + b * x_sb, r, n_rows, channels, y_w, x_h, x_w, x_sc, x_sh, x_sw, stride_h, stride_w, pad_h, pad_w,
             dil_h, dil_w, K, BLOCK_T,
@@ -132,38 +132,50 @@ def _power(exponent):
 
 
 @jit()
-def _scale(largest, b, most, images, PARTS: tl.constexpr):
-    """The scale of the columns of some images and what it is to be multiplied by, by their bound."""
+def _most(largest, b, images, PARTS: tl.constexpr):
+    """The largest value of some images."""
     at = largest + b[:, None] * PARTS + tl.arange(0, PARTS)[None, :]
-    return scale_of(tl.max(tl.load(at, mask=(b < images)[:, None], other=0.0), axis=1) * most)
+    return tl.max(tl.load(at, mask=(b < images)[:, None], other=0.0), axis=1)
+
+
+@jit()
+def _exponents(largest, largest_dy, b, most, images, PARTS: tl.constexpr):
+    """Of the factors of columns and of the gradient to the output of some images, and whether one has only zeros."""
+    top, top_dy = _most(largest, b, images, PARTS) * most, _most(largest_dy, b, images, PARTS)
+    _, inverse = scale_of(top)
+    _, inverse_dy = scale_of(top_dy)
+    return _exponent(inverse), _exponent(inverse_dy), (top == 0.0) | (top_dy == 0.0)
 
 
 @jit("images")
 def scales_kernel(
-    largest, bounds, w_factor, dy_factor, scale, factor, images,
+    largest, bounds, w_factor, largest_dy, scale, factor, images,
     T: tl.constexpr, PARTS: tl.constexpr, BOUNDS: tl.constexpr, BLOCK_B: tl.constexpr,
 ):  # fmt: skip
     """``scale[b]`` of all columns, and what products with them are to be multiplied by.
 
-    Without ``dy_factor`` every image has its own, ``factor[b]``, which takes in ``w_factor[0]``. With it all have one,
-    ``factor[0]``, so that products with the gradient to the output, whose images have ``dy_factor[b]``, add up.
+    Without ``largest_dy`` every image has its own, ``factor[b]``, which takes in ``w_factor[0]``; where that leaves the
+    range of float32, the scale takes the rest. With it all have one, ``factor[0]``, so that products with the gradient
+    to the output, of whose images it has partial maxima, add up.
     """
     most = tl.max(tl.load(bounds + BOUNDS + tl.arange(0, BOUNDS)), axis=0) * T
     together = -126
-    if dy_factor is not None:
+    if largest_dy is not None:
         for first in range(0, images, BLOCK_B):
             b = first + tl.arange(0, BLOCK_B)
-            _, inverse = _scale(largest, b, most, images, PARTS)
-            exponent = _exponent(inverse) + _exponent(tl.load(dy_factor + b, mask=b < images, other=1.0))
-            together = tl.maximum(together, tl.max(tl.where(b < images, exponent, -126), axis=0))
+            of_x, of_dy, none = _exponents(largest, largest_dy, b, most, images, PARTS)
+            together = tl.maximum(together, tl.max(tl.where(none | (b >= images), -126, of_x + of_dy), axis=0))
         together = tl.minimum(together, 127)
         tl.store(factor, _power(together))
     for first in range(0, images, BLOCK_B):
         b = first + tl.arange(0, BLOCK_B)
-        inside = b < images
-        scales, inverse = _scale(largest, b, most, images, PARTS)
-        if dy_factor is not None:
-            scales = _power(_exponent(tl.load(dy_factor + b, mask=inside, other=1.0)) - together)
+        if largest_dy is not None:
+            of_x, of_dy, none = _exponents(largest, largest_dy, b, most, images, PARTS)
+            found = tl.minimum(of_dy - together, -of_x)  # as much as fits, where the product is zero anyway
         else:
-            tl.store(factor + b, _power(_exponent(inverse) + _exponent(tl.load(w_factor))), mask=inside)
-        tl.store(scale + b, scales, mask=inside)
+            _, inverse = scale_of(_most(largest, b, images, PARTS) * most)
+            exponent = _exponent(inverse) + _exponent(tl.load(w_factor))
+            rest = tl.maximum(-126 - exponent, 0)
+            found = -_exponent(inverse) - rest
+            tl.store(factor + b, _power(exponent + rest), mask=b < images)
+        tl.store(scale + b, _power(found), mask=b < images)

@@ -50,24 +50,26 @@ def launch_weight_gradient(dweight: Tensor, U: Tensor, times: Tensor | None = No
     return found.permute(0, 2, 3, 1).reshape(U.shape)
 
 
-def launch_scales(ranges: Ranges, taps: int, of_weight: Tensor, of_dy: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def launch_scales(
+    ranges: Ranges, taps: int, of_weight: Tensor, largest_dy: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Scales of the columns of all images, ``(B,)``, and factors of products with them.
 
     Args:
         ranges: of images and kernels.
         taps: ``K*K``.
         of_weight: factor of the knowledge base.
-        of_dy: factors of the gradient to the output, ``(B,)``, where products with that are meant.
+        largest_dy: ``(B, PARTS)``, of the gradient to the output, where products with that are meant.
 
     Returns:
         the scales, and ``(B,)`` factors of products with the knowledge base, or one of those with the gradient.
     """
     images = len(ranges.images)
     scale = torch.empty((images,), dtype=torch.float32, device=of_weight.device)
-    factor = torch.empty((images if of_dy is None else 1,), dtype=torch.float32, device=of_weight.device)
+    factor = torch.empty((images if largest_dy is None else 1,), dtype=torch.float32, device=of_weight.device)
     with torch.cuda.device_of(of_weight):
         launch(
-            kernels.scales_kernel, (1,), ranges.images, ranges.kernels, of_weight, of_dy, scale, factor, images,
+            kernels.scales_kernel, (1,), ranges.images, ranges.kernels, of_weight, largest_dy, scale, factor, images,
             T=taps, PARTS=PARTS, BOUNDS=BOUNDS, BLOCK_B=BLOCK_B,
         )  # fmt: skip
     return scale, factor

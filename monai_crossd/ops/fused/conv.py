@@ -46,8 +46,8 @@ def fused_conv2d(
     """``y[b] = conv2d(x[b], U M[b])`` with zero padding.
 
     It multiplies in the dtype of ``x``, under autocast in autocast's, and adds in float32; where
-    ``torch.backends.cudnn`` allows TF32 for convolutions, float32 is multiplied as ``halves`` says. Gradients flow to
-    ``x``, ``U`` and ``M`` once.
+    ``torch.backends.cudnn`` allows TF32 for convolutions, float32 is multiplied as ``halves`` says, where
+    kernels 2**28 times smaller than the largest of the batch lose bits. Gradients flow to ``x``, ``U`` and ``M`` once.
     With up to four channels an infinite or NaN pixel makes NaN of up to 16 pixels beside its window, too.
 
     Args:
@@ -224,7 +224,7 @@ def gradients(
         without ``need_m`` they are empty.
     """
     of_images, bounds = ranges or (None, None)
-    of_dy = largest(dy)
+    of_dy = None if ranges is None else largest(dy)
     with torch.cuda.device_of(x):
         for part in _chunks(U, x, dy):
             of_y = halved(dy[part], None if of_dy is None else of_dy[part])

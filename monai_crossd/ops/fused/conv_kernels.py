@@ -29,6 +29,7 @@ range.
 
 from __future__ import annotations
 
+from monai_crossd.ops.fused.halves_kernels import rescaled
 from monai_crossd.ops.fused.language import jit, tl
 
 __all__ = ["conv_kernel", "wgrad_kernel"]
@@ -104,7 +105,7 @@ def conv_kernel(
     x_at = x + b * x_sb + g * red * x_sc
     k_at = k + b * (K_H * K_W) * tap_size + (g * rows + m)[:, None] * red
     blocks_k = tl.cdiv(red, BLOCK_K)
-    taps_w = tl.maximum(taps_w, 1)
+    taps_w, red_of_taps = tl.maximum(taps_w, 1), tl.where(taps > 0, red, 0)
     steps = tl.maximum(tl.cdiv(taps * red, BLOCK_K) if FLAT else taps * blocks_k, 1)
     tl.assume(steps > 0)  # or else ptxas makes every product wait for the last
     WIDE: tl.constexpr = BLOCK_M < 64  # warpgroups multiply 64 rows: below that, pixels are the rows
@@ -119,7 +120,7 @@ def conv_kernel(
         else:  # a step has one tap
             j = i // blocks_k
             c = (i % blocks_k) * BLOCK_K + tl.arange(0, BLOCK_K)
-            c_ok = (c < red) | EVEN
+            c_ok = c < red_of_taps if TRANSPOSED else (c < red) | EVEN
             j_h, j_w = j // taps_w, j % taps_w
             tap = (tap_h + j_h * tap_step_h) * K_W + tap_w + j_w * tap_step_w
         kt = tl.load(k_at + (tap * tap_size + c)[None, :], mask=m_ok & c_ok[None, :], other=0.0)
@@ -133,7 +134,7 @@ def conv_kernel(
     if not WIDE:  # stored with pixels as rows: where neither axis is known to lie side by side, rows count as such
         acc = tl.trans(acc)
     if x_factor is not None:
-        acc = acc * tl.load(x_factor + b) * tl.load(k_factor)
+        acc = rescaled(acc, tl.load(x_factor + b), tl.load(k_factor))
     to = (first_h + h * every_h) * y_sh + (first_w + w * every_w) * y_sw
     y_at = y + b * y_sb + to[:, None] + (g * rows + m)[None, :] * y_sc
     tl.store(y_at, acc.to(y.dtype.element_ty), mask=(p < n_pix)[:, None] & (m < rows)[None, :])
@@ -181,7 +182,7 @@ def wgrad_kernel(
         xt = tl.load(x_at + (s_h * x_sh + s_w * x_sw) * UNIT, mask=x_ok, other=0.0)  # (BLOCK_N, BLOCK_K)
         acc = tl.dot(dyt, tl.trans(xt), acc, input_precision=PRECISION)
     if x_factor is not None:
-        acc = acc * tl.load(x_factor + b) * tl.load(dy_factor + b)
+        acc = rescaled(acc, tl.load(x_factor + b), tl.load(dy_factor + b))
     tap_size = groups * rows * red
     dk_at = dk + (b * parts + part) * (K_H * K_W) * tap_size + (g * rows + m)[:, None] * red
     dk_at += (tap * tap_size + c)[None, :]

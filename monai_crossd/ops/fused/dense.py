@@ -20,7 +20,7 @@ DENSE = 2**34  # multiplications of an image, 50 to 100 us of an H200: from ther
 def is_dense(x: Tensor, U: Tensor, pixels: int) -> bool:
     """Whether every image of ``x`` fills a GPU by itself, and its kernel is no larger than what it makes of it.
 
-    In 16 bits, and in TF32, which is halves, the kernels here are faster.
+    In 16 bits, and in TF32, which is halves, the kernels here are faster; but they count in 32 bits within an image.
 
     Args:
         x: ``(B, C_in, H, W)``; those that are neither contiguous nor channels_last are not.
@@ -28,7 +28,9 @@ def is_dense(x: Tensor, U: Tensor, pixels: int) -> bool:
         pixels: of an output image.
     """
     kernel = U.numel() // U.shape[2]
-    if x.dtype != torch.float32 or is_halved(x.dtype) or kernel * pixels < DENSE or kernel > len(U) * pixels:
+    wide = max(x[0].numel(), len(U) * pixels) >= 2**31
+    faster = x.dtype != torch.float32 or is_halved(x.dtype)
+    if not wide and (faster or kernel * pixels < DENSE or kernel > len(U) * pixels):
         return False
     known = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
     return known and x.is_cuda and torch.backends.cudnn.is_acceptable(x)

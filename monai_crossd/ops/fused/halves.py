@@ -44,14 +44,14 @@ def is_halved(dtype: torch.dtype) -> bool:
 
 
 def measured(x: Tensor, U: Tensor, M: Tensor) -> Ranges | None:
-    """The ranges of images and kernels if they are multiplied in TF32, by two launches.
+    """The ranges of images and kernels if they are multiplied in TF32, and there are any, by two launches.
 
     Args:
         x: ``(B, C, H, W)`` of any strides.
         U: knowledge base ``(C_out, C_in/groups, K, K, K)``, contiguous.
         M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
     """
-    if not is_halved(x.dtype):
+    if not is_halved(x.dtype) or x.numel() == 0:
         return None
     ranges = Ranges(*(torch.empty(shape, dtype=torch.float32, device=x.device) for shape in shapes(len(x))))
     measure(x, U, M, ranges)
@@ -75,10 +75,8 @@ def measure(x: Tensor, U: Tensor, M: Tensor, ranges: Ranges) -> None:
         )  # fmt: skip
 
 
-def largest(x: Tensor) -> Tensor | None:
-    """Those of the ranges of images, if they are multiplied in TF32, by a launch."""
-    if not is_halved(x.dtype):
-        return None
+def largest(x: Tensor) -> Tensor:
+    """Those of the ranges of images by a launch."""
     found = torch.empty(shapes(len(x))[0], dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         _measure_images(x, found)
@@ -86,12 +84,10 @@ def largest(x: Tensor) -> Tensor | None:
 
 
 def _measure_images(x: Tensor, found: Tensor) -> None:
-    if x.numel() == 0:
-        return
     values = x[0].numel()
     launch(
-        kernels.largest_kernel, (PARTS, len(x)), x, found, values, _share(values, PARTS), x.shape[1], x.shape[3],
-        *x.stride(), DENSE=_is_dense(x), BLOCK=BLOCK,
+        kernels.largest_kernel, (PARTS * len(x),), x, found, values, _share(values, PARTS), x.shape[1], x.shape[3],
+        *x.stride(), DENSE=_is_dense(x), BLOCK=BLOCK, PARTS=PARTS,
     )  # fmt: skip
 
 
@@ -120,9 +116,10 @@ def halved(x: Tensor, largest: Tensor | None) -> Scaled:
         return Scaled(x)
     y = torch.empty(x.shape, dtype=torch.float16, device=x.device, memory_format=torch.channels_last)
     factor, values = torch.empty((len(x),), dtype=torch.float32, device=x.device), x[0].numel()
+    blocks = cdiv(values, 4 * BLOCK)
     with torch.cuda.device_of(x):
         launch(
-            kernels.halve_kernel, (cdiv(values, 4 * BLOCK), len(x)), x, y, largest, factor, values, x.shape[1],
-            x.shape[3], *x.stride(), DENSE=_is_dense(x), BLOCK=4 * BLOCK, PARTS=PARTS,
+            kernels.halve_kernel, (blocks * len(x),), x, y, largest, factor, values, blocks, x.shape[1], x.shape[3],
+            *x.stride(), DENSE=_is_dense(x), BLOCK=4 * BLOCK, PARTS=PARTS,
         )  # fmt: skip
     return Scaled(y, factor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from monai_crossd.ops.fused.language import jit, tl
 
-__all__ = ["bounds_kernel", "halve_kernel", "largest_kernel", "scale_of"]
+__all__ = ["bounds_kernel", "halve_kernel", "largest_kernel", "rescaled", "scale_of"]
 
 
 @jit()
@@ -16,6 +16,12 @@ def scale_of(largest):
     exponent = largest.to(tl.int32, bitcast=True) >> 23
     exponent = tl.minimum(268 - exponent, 253)
     return (exponent << 23).to(tl.float32, bitcast=True), ((254 - exponent) << 23).to(tl.float32, bitcast=True)
+
+
+@jit()
+def rescaled(x, one, other):
+    """``x`` times both factors, the smaller first: neither product leaves the range of float32 before the result."""
+    return x * tl.minimum(one, other) * tl.maximum(one, other)
 
 
 @jit()
@@ -36,25 +42,26 @@ def _place(at, channels, x_w, x_sc, x_sh, x_sw, DENSE: tl.constexpr):
 
 @jit("x_w")
 def largest_kernel(
-    x, largest, n_values, share, channels, x_w, x_sb, x_sc, x_sh, x_sw, DENSE: tl.constexpr, BLOCK: tl.constexpr
-):
+    x, largest, n_values, share, channels, x_w, x_sb, x_sc, x_sh, x_sw,
+    DENSE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
     """``largest[b, i]``: that of ``|x|`` of a share of an image's values."""
-    i, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i, b = tl.program_id(0) % PARTS, (tl.program_id(0) // PARTS).to(tl.int64)
     most = tl.zeros((BLOCK,), tl.float32)
     for first in range(i * share, tl.minimum((i + 1) * share, n_values), BLOCK):
         at = first + tl.arange(0, BLOCK)
         place = _place(at, channels, x_w, x_sc, x_sh, x_sw, DENSE)
         most = tl.maximum(most, _finite(tl.load(x + b * x_sb + place, mask=at < n_values, other=0.0)))
-    tl.store(largest + b * tl.num_programs(0) + i, tl.max(most, axis=0))
+    tl.store(largest + b * PARTS + i, tl.max(most, axis=0))
 
 
-@jit("x_w")
+@jit("x_w", "blocks")
 def halve_kernel(
-    x, y, largest, factor, n_values, channels, x_w, x_sb, x_sc, x_sh, x_sw,
+    x, y, largest, factor, n_values, blocks, channels, x_w, x_sb, x_sc, x_sh, x_sw,
     DENSE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """``y[b, p, c]``, scaled, of a block of an image's values, and the image's factor."""
-    i, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i, b = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     scale, inverse = scale_of(tl.max(tl.load(largest + b * PARTS + tl.arange(0, PARTS)), axis=0))
     at = i * BLOCK + tl.arange(0, BLOCK)
     place = _place(at, channels, x_w, x_sc, x_sh, x_sw, DENSE)

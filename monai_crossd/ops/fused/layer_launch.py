@@ -79,7 +79,7 @@ def launch_forward(
     statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
     fused_operator.write_operator(r, operator, size)
-    measured_now = Ranges(*ranges) if call.halved else None
+    measured_now = Ranges(*ranges) if call.halved and way != "dense" and images.numel() > 0 else None
     if measured_now is not None:
         measure(images, U, operator, measured_now)
     if way == "columns":
@@ -138,7 +138,7 @@ def launch_predictor_backward(
 
 def ranges_of(state: Tensor, x: Tensor, U: Tensor, net: Predictor, call: Call) -> Ranges | None:
     """What forward measured, where halves are multiplied now too."""
-    if not (call.halved and is_halved(x.dtype)):
+    if not (call.halved and is_halved(x.dtype)) or x.numel() == 0:
         return None
     return Ranges(*_split(state, _state_layout(x, U, net, call))[5:])
 

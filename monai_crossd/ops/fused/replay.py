@@ -13,6 +13,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial, reduce
+from itertools import pairwise
 from operator import or_
 from typing import Any, NamedTuple
 
@@ -66,6 +67,9 @@ def repeated(key: Hashable, function: Callable[..., Sequence[Tensor]], *inputs: 
     if reduce(or_, addresses) % ALIGNMENT:
         return function(*inputs)
     plan = _plans.get(key)
+    if plan is not None and plan.places != len({*addresses}):  # other inputs are one tensor than in the record
+        key = (key, len({*addresses}))
+        plan = _plans.get(key)
     if plan is not None:
         return plan(inputs, addresses)
     if key in _plans:  # what cannot be repeated
@@ -99,6 +103,20 @@ def forget() -> None:
     _facts.clear()
 
 
+def _extent(tensor: Tensor) -> int:
+    """Bytes from a tensor's first value to its last."""
+    if tensor.numel() == 0:
+        return 0
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return (1 + sum((size - 1) * stride for size, stride in steps)) * tensor.itemsize
+
+
+def _overlap(buffers: Sequence[tuple[int, int]]) -> bool:
+    """Whether some that begin apart overlap: what lies there could then not be told apart."""
+    found = sorted({*buffers})
+    return any(a < b < a + size for (a, size), (b, _) in pairwise(found))
+
+
 class _Place(NamedTuple):
     """An address: the number of an input or of an allocation, and bytes behind its first."""
 
@@ -120,9 +138,9 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.inputs = inputs
-        self.buffers = [(t.data_ptr(), t.untyped_storage().nbytes() - t.storage_offset() * t.itemsize) for t in inputs]
+        self.buffers = [(t.data_ptr(), _extent(t)) for t in inputs]
         self.launches: list[_Launch] = []
-        self.repeatable, self._launching = True, False
+        self.repeatable, self._launching = not _overlap(self.buffers), False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -151,17 +169,14 @@ class _Recorder(TorchDispatchMode):
         self.launches.append(_Launch(compiled or kernel, grid, values, list(zip(at, places, strict=True)), dtypes))  # type: ignore[arg-type]
 
     def _place(self, tensor: Tensor) -> _Place | None:
-        """Where a tensor lies: in itself if an input, else in the newest allocation or in the input that begins last
-        before it, as inputs may be parts of one tensor.
-        """
+        """Where a tensor lies: in itself if an input, else in the newest allocation or in the input around it."""
         for number, one in enumerate(self.inputs):
             if one is tensor:
                 return _Place(number, 0)
         address, inputs = tensor.data_ptr(), len(self.inputs)
         if tensor.numel() == 0:
             return _Place(-1, 0)
-        last_first = sorted(range(inputs), key=lambda number: -self.buffers[number][0])
-        for number in (*range(len(self.buffers) - 1, inputs - 1, -1), *last_first):
+        for number in (*range(len(self.buffers) - 1, inputs - 1, -1), *range(inputs)):
             start, size = self.buffers[number]
             if start <= address < start + size:
                 return _Place(number, address - start)
@@ -201,6 +216,7 @@ class _Plan:
         numbers = {number: number for number in range(inputs)}
         numbers |= {buffer: inputs + i for i, (buffer, _) in enumerate(fresh) if buffer >= 0}
         self.device = recorder.inputs[0].device
+        self.places = len({start for start, _ in recorder.buffers[:inputs]})
         self.on_gpu = self.device.type == "cuda"
         self.graphs = Graphs()
         self.empty = _allocation(self.device)

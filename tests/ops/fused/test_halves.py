@@ -34,7 +34,7 @@ def tf32(monkeypatch):
 
 
 def as_halves(x):
-    return halved(x, largest(x))
+    return halved(x, largest(x) if is_halved(x.dtype) else None)
 
 
 def exact(scaled):
@@ -121,6 +121,45 @@ def test_convolution_of_images_of_all_sizes(monkeypatch, c_in, stride, size, way
         parts = zip(one, other, strict=True) if len(one) == 3 else [(one, other)]
         for a, b in parts:
             assert (a - b).norm() < 1e-3 * b.norm()
+
+
+def convolution_and_gradients(function, x, U, M, dy):
+    leaves = [t.detach().requires_grad_() for t in (x, U, M)]
+    y = function(*leaves)
+    return [y.detach(), *torch.autograd.grad(y, leaves, dy.to(y.dtype))]
+
+
+def exactly(x, U, M):
+    size = U.shape[2]
+    kernels = (M @ U.flatten(2).flatten(0, 1).T).view(len(x), size, size, len(U), x.shape[1]).permute(0, 3, 4, 1, 2)
+    return torch.cat([F.conv2d(x[i : i + 1], kernels[i], None, 1, 1) for i in range(len(x))])
+
+
+@pytest.mark.parametrize("way", ["kernels", "columns"])
+@pytest.mark.parametrize(
+    "of_x, of_u, of_dy",
+    [
+        ((1e34, 1e34), 1e-20, (1e-30, 1e-30)), ((1e-10, 1e-10), 1e-20, (1e34, 1e34)), ((1e-17, 1e-17), 1e-14, (1, 1)),
+        ((1e30, 1e-10), 1, (0, 1e-10)), ((0, 1e-10), 1, (1e30, 1e-10)), ((1, 1), 1, (0, 0)), ((1, 1), 0, (1, 1)),
+    ],
+)  # fmt: skip
+def test_what_is_far_from_one_stays_in_range(monkeypatch, way, of_x, of_u, of_dy):
+    monkeypatch.setattr(fused_conv, "chosen_way", lambda *_: way)
+    of_x, of_dy = (torch.tensor(one, device=DEVICE)[:, None, None, None] for one in (of_x, of_dy))
+    x, U = torch.randn(2, 20, 4, 4, device=DEVICE) * of_x, torch.randn(18, 20, 3, 3, 3, device=DEVICE) * of_u
+    M, dy = shift_operator(1 + torch.rand(2, 3), 3).to(DEVICE), torch.randn(2, 18, 4, 4, device=DEVICE) * of_dy
+    found = convolution_and_gradients(lambda *t: fused_conv2d(*t, (1, 1), (1, 1)), x, U, M, dy)
+    expected = convolution_and_gradients(exactly, x.double(), U.double(), M.double(), dy.double())
+    for one, other in zip(found, expected, strict=True):
+        assert one.isfinite().all() and (one.double() - other).norm() <= 2e-3 * other.norm() + 1e-36
+
+
+def test_images_without_pixels_but_with_edges():
+    x, U, M = torch.zeros(2, 20, 0, 3), torch.randn(4, 20, 2, 2, 2), torch.randn(2, 4, 8)
+    leaves = [t.to(DEVICE).requires_grad_() for t in (x, U, M)]
+    y = fused_conv2d(*leaves, (1, 1), (1, 1))
+    assert y.shape == (2, 4, 1, 4) and not y.any()
+    assert not any(one.any() for one in torch.autograd.grad(y.sum(), leaves))
 
 
 @pytest.mark.parametrize("way", ["kernels", "columns"])

@@ -65,6 +65,26 @@ def test_inputs_may_be_parts_of_one_tensor_or_not():
         torch.testing.assert_close(replay.repeated("key", function, first, second)[0], operators(second[1:]))
 
 
+@pytest.mark.parametrize("same_first", [True, False])
+def test_inputs_may_be_one_tensor_or_not(same_first):
+    def function(first, second):
+        return [operators(second)]
+
+    one, other = torch.randn(5, 4, device=DEVICE), torch.randn(5, 4, device=DEVICE)
+    for second in (one, other, one, other) if same_first else (other, one, other, one):
+        torch.testing.assert_close(replay.repeated("key", function, one, second)[0], operators(second))
+
+
+def test_inputs_that_lie_between_one_another():
+    def function(first, second):
+        return [operators(first[1:]), operators(second[1:])]
+
+    whole = torch.randn(12, 4, device=DEVICE)  # rows in turn
+    for first, second in ((whole[::2], whole[1::2]), (whole[1::2], torch.randn(12, 4, device=DEVICE)[::2])):
+        for one, expected in zip(replay.repeated("key", function, first, second), function(first, second), strict=True):
+            torch.testing.assert_close(one, expected)
+
+
 def test_results_of_one_call_outlive_the_next():
     kept = []
     for seed in range(2):
