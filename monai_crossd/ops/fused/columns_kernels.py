@@ -12,7 +12,7 @@ from __future__ import annotations
 from monai_crossd.ops.fused.halves_kernels import rescaled, scale_of
 from monai_crossd.ops.fused.language import jit, tl
 
-__all__ = ["columns_grad_kernel", "columns_kernel", "fold_kernel", "scales_kernel"]
+__all__ = ["columns_grad_kernel", "columns_kernel", "fold_kernel", "scale_kernel", "scales_kernel"]
 
 GEOMETRY = tuple(f"{name}_{axis}" for name in ("stride", "pad", "dil") for axis in "hw")
 
@@ -179,3 +179,12 @@ def scales_kernel(
             found = -_exponent(inverse) - rest
             tl.store(factor + b, _power(exponent + rest), mask=b < images)
         tl.store(scale + b, _power(found), mask=b < images)
+
+
+@jit()
+def scale_kernel(y, factor, n_values, BLOCK: tl.constexpr):
+    """A block of values of one image times its factor, in place."""
+    b = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y_at = y + b * n_values + at
+    tl.store(y_at, tl.load(y_at, mask=at < n_values) * tl.load(factor + b), mask=at < n_values)

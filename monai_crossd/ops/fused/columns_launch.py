@@ -15,7 +15,7 @@ from .sizes import block, cdiv, precision
 from .turn import channels_last, turned
 
 __all__ = [
-    "Geometry", "geometry", "launch_columns", "launch_gradients", "launch_scales", "launch_weight",
+    "Geometry", "geometry", "launch_columns", "launch_gradients", "launch_scaled", "launch_scales", "launch_weight",
     "launch_weight_gradient",
 ]  # fmt: skip
 
@@ -23,7 +23,7 @@ Geometry = tuple[int, ...]  # stride, padding and dilation in pixels, per axis
 
 BLOCK_R = 128  # rows of a tile, of 32 values each
 BLOCK_B = 64  # images whose scales are found at once
-BLOCK = 1024  # values of ``dx`` of a program
+BLOCK = 1024  # values of ``dx`` or ``y`` of a program
 PROGRAMS = 1056  # eight for each of 132 multiprocessors: as many shares as that takes, no more
 
 
@@ -33,21 +33,27 @@ def geometry(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[i
 
 
 def launch_weight(U: Tensor, dtype: torch.dtype, ranges: Ranges | None) -> list[Tensor]:
-    """``U`` as ``(C_out, K*K*K*C_in, 1, 1)`` in a dtype; with ranges in float16, and its factor."""
+    """``U`` as ``(C_out, K*K*K*C_in)`` in a dtype; with ranges in float16, and its factor."""
     found, source = [], U.flatten(2)[:, :, None]
     if ranges is None:
         weight = channels_last(source, dtype)
     else:
         found = [torch.empty((1,), dtype=torch.float32, device=U.device)]
         weight = turned(source, torch.float16, largest=ranges.kernels[0], factor=found[0])
-    return [weight.permute(0, 2, 3, 1).reshape(len(U), -1, 1, 1), *found]
+    return [weight.permute(0, 2, 3, 1).view(len(U), -1), *found]
 
 
-def launch_weight_gradient(dweight: Tensor, U: Tensor, times: Tensor | None = None) -> Tensor:
-    """The gradient to ``U`` by a launch, from that to what :func:`launch_weight` returned, times a number if any."""
-    source = dweight.view(len(U), -1, U.shape[1]).unsqueeze(2)
-    found = channels_last(source, U.dtype) if times is None else turned(source, U.dtype, times=times)
-    return found.permute(0, 2, 3, 1).reshape(U.shape)
+def launch_weight_gradient(dweight: Tensor, dU: Tensor, times: Tensor | None) -> None:
+    """Write the gradient to ``U`` by a launch, from that to what :func:`launch_weight` returned, and times a number."""
+    source = dweight.view(len(dU), -1, 1, dU.shape[1])  # (C_out, K*K*K, 1, C_in), to be turned
+    turned(source, dU.dtype, times=times, into=dU)
+
+
+def launch_scaled(y: Tensor, factor: Tensor) -> None:
+    """Multiply every image ``(B, ...)``, which has no gaps, with its own number, by a launch."""
+    values = y[0].numel()
+    with torch.cuda.device_of(y):
+        launch(kernels.scale_kernel, (cdiv(values, BLOCK), len(y)), y, factor, values, BLOCK=BLOCK)
 
 
 def launch_scales(

@@ -114,10 +114,10 @@ def empty_images(x: Tensor, shape: Sequence[int], last: bool) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
-def empty_weight_grad(dy: Tensor, x: Tensor, U: Tensor) -> Tensor:
+def empty_weight_grad(way: str, dy: Tensor, x: Tensor, U: Tensor) -> Tensor:
     """Where the gradient to ``U`` goes: parts of the batch add up in float32."""
-    count = sum(1 for _ in _chunks(U, x, dy))
-    return torch.empty(U.shape, dtype=U.dtype if count == 1 else torch.float32, device=U.device)
+    adds = way == "kernels" and sum(1 for _ in _chunks(U, x, dy)) > 1
+    return torch.empty(U.shape, dtype=torch.float32 if adds else U.dtype, device=U.device)
 
 
 def _chunks(U: Tensor, *images: Tensor) -> Iterator[slice]:
@@ -131,15 +131,12 @@ def _chunks(U: Tensor, *images: Tensor) -> Iterator[slice]:
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     """What the operator does, without its dispatch."""
     size, last, U, M = output_size(x, U, stride, padding, dilation), is_channels_last(x), U.contiguous(), M.contiguous()
-    way = chosen_way(x, U, size, groups)
-    if way == "columns":
-        return convolve_columns(x, U, M, size, last, geometry(stride, padding, dilation))
-    y = empty_images(x, (len(x), len(U), *size), last)
+    way, y = chosen_way(x, U, size, groups), empty_images(x, (len(x), len(U), *size), last)
     if way == "dense":
         convolve_each(x, mixed(x, U, M, groups), y, stride, padding, dilation, groups)
     else:
         x = channels_last(x)
-        convolve(x, U, M, measured(x, U, M), y, stride, padding, dilation, groups)
+        convolve(way, x, U, M, measured(x, U, M), y, stride, padding, dilation, groups)
     return y
 
 
@@ -163,11 +160,13 @@ def mixed(x, U, M, groups) -> Tensor:
         return mix(U, M, x.dtype, groups).values
 
 
-def convolve(x, U, M, ranges: Ranges | None, y, stride, padding, dilation, groups) -> None:
-    """Write the convolution into ``y``, by launches alone.
+def convolve(way: str, x, U, M, ranges: Ranges | None, y, stride, padding, dilation, groups) -> None:
+    """Write the convolution into ``y`` by ``"kernels"`` or ``"columns"``, by launches and calls alone.
 
     Inputs are contiguous, or for ``x`` channels_last, and have ranges where they are halved.
     """
+    if way == "columns":
+        return convolve_columns(x, U, M, ranges, y, geometry(stride, padding, dilation))
     largest, bounds = ranges or (None, None)
     with torch.cuda.device_of(x):
         for part in _chunks(U, x):
@@ -179,31 +178,25 @@ def convolve(x, U, M, ranges: Ranges | None, y, stride, padding, dilation, group
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
     way = chosen_way(x, U, dy.shape[2:], groups)
-    dx, dU, dM = _empty_grads(dy, x, U, M, [need[0], need[1] and way == "kernels", need[2]])
+    dx, dU, dM = _empty_grads(way, dy, x, U, M, [need[0], need[1] and way != "dense", need[2]])
     if len(x) == 0:
         return dx, dU.zero_().to(U.dtype), dM
     dy, U, M = dy.to(x.dtype), U.contiguous(), M.contiguous()
-    if way == "columns":
-        at = geometry(stride, padding, dilation)
-        dweight, found = gradients_of_columns(dy, x, U, M, dx if need[0] else None, need[1], at)
-        for part, of_part in found if need[2] else ():
-            dM[part] = of_part.sum((0, 2))
-        return dx, dU.to(U.dtype) if dweight is None else dweight, dM
+    into = dx if need[0] else None
     if way == "dense":
-        into = dx if need[0] else None
         dk = gradients_of_each(dy, x, mixed(x, U, M, groups), into, stride, padding, dilation, groups)
         of_weight, of_M = launch_unmixed(dk, U, M, need[1])
         return dx, of_weight[0] if need[1] else dU, of_M.sum((0, 2)) if need[2] else dM
     dy, x = channels_last(dy), channels_last(x)
-    wanted = (dx if need[0] else None, dU if need[1] else None)
-    ranges = measured(x, U, M)
-    for part, of_part in gradients(dy, x, U, M, ranges, *wanted, stride, padding, dilation, groups, need[2]):
+    ranges, wanted = measured(x, U, M), (into, dU if need[1] else None)
+    for part, of_part in gradients(way, dy, x, U, M, ranges, *wanted, stride, padding, dilation, groups, need[2]):
         if need[2]:
             dM[part] = of_part.sum((0, 2))
     return dx, dU.to(U.dtype), dM
 
 
 def gradients(
+    way: str,
     dy,
     x,
     U,
@@ -217,12 +210,15 @@ def gradients(
     groups,
     need_m: bool,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Write gradients into ``dx`` and ``dU`` where given, by launches alone, inputs as of :func:`convolve`.
+    """Write gradients into ``dx`` and ``dU`` where given, by launches and calls alone, inputs as of :func:`convolve`.
 
     Yields:
         a part of the batch and its partial sums of the gradient to ``M``, ``(shares, images, parts, K*K, K*K*K)``;
-        without ``need_m`` they are empty.
+        without ``need_m`` they may be empty.
     """
+    if way == "columns":
+        yield from gradients_of_columns(dy, x, U, M, ranges, dx, dU, geometry(stride, padding, dilation))
+        return
     of_images, bounds = ranges or (None, None)
     of_dy = None if ranges is None else largest(dy)
     with torch.cuda.device_of(x):
@@ -253,11 +249,13 @@ def launch_unmixed(dk: Tensor, U: Tensor, M: Tensor, need_weight: bool) -> tuple
         return dU, unmix_m(U, M, dk)
 
 
-def _empty_grads(dy: Tensor, x: Tensor, U: Tensor, M: Tensor, need: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+def _empty_grads(
+    way: str, dy: Tensor, x: Tensor, U: Tensor, M: Tensor, need: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
     nothing = (0,)
     return (
         empty_images(x, x.shape, is_channels_last(x)) if need[0] else x.new_empty(nothing),
-        empty_weight_grad(dy, x, U) if need[1] else U.new_empty(nothing),
+        empty_weight_grad(way, dy, x, U) if need[1] else U.new_empty(nothing),
         torch.empty(M.shape if need[2] else nothing, dtype=torch.float32, device=M.device),
     )
 
@@ -276,7 +274,7 @@ def _(x, U, M, stride, padding, dilation, groups):
 
 @_backward.register_fake
 def _(dy, x, U, M, stride, padding, dilation, groups, need):
-    dx, dU, dM = _empty_grads(dy, x, U, M, need)
+    dx, dU, dM = _empty_grads("", dy, x, U, M, need)
     return dx, dU.to(U.dtype), dM
 
 

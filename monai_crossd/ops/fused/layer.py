@@ -19,12 +19,10 @@ from ..shift import rotation_to_shift, shift_operator, softmax_pool
 from . import conv as fused_conv
 from . import operator as fused_operator
 from . import predictor as fused_predictor
-from .columns import convolve_columns
-from .columns_launch import geometry
 from .dense import convolve_each
 from .halves import is_halved
-from .layer_backward import GRADIENTS
-from .layer_launch import Call, Needs, launch_forward, operator_of
+from .layer_backward import gradients_by_images, gradients_by_launches
+from .layer_launch import Call, Needs, launch_forward
 from .predictor_launch import Predictor
 from .replay import remembered, repeated
 from .sizes import precision
@@ -132,7 +130,8 @@ class _FusedLayer(torch.autograd.Function):
         dy = dy if dy.dtype == x.dtype else dy.to(x.dtype)
         needs = Needs(of_x, of_x if padded is None else of_padded, of_weight)
         key = (call, needs, _images(x, images), _parameters(U, net))
-        dimages, dx, *others = GRADIENTS[ctx.way](key, dy, x, images, U, net, state, call, needs)
+        find = gradients_by_images if ctx.way == "dense" else gradients_by_launches
+        dimages, dx, *others = find(ctx.way, key, dy, x, images, U, net, state, call, needs)
         return *((dimages, None) if padded is None else (dx, dimages)), *others, None, None
 
 
@@ -153,23 +152,18 @@ def _convolved(
     U, *net = _contiguous((U, *net))
     key = (call, torch.backends.cudnn.enabled, _images(x, images), _parameters(U, (*net, *running)))
     way, size, last, key = remembered(key, lambda: _way(x, images, U, running, call))
-    keeps = call.keep or way == "columns"
 
     def launches(x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
         found = launch_forward(x, images, last, way, U, Predictor(*rest[:6]), rest[6:], call)
-        return found if keeps else found[1:]
+        return found if call.keep else found[1:]
 
-    found = list(repeated(key, launches, x, images, U, *net, *running))
-    state = found.pop(0) if keeps else None
-    if way == "columns":
-        assert state is not None
-        y = convolve_columns(images, U, operator_of(state, images, U), size, last, geometry(*conv[:3]), found)
-    elif way == "dense":
+    *state, found = repeated(key, launches, x, images, U, *net, *running)
+    if way == "dense":
         y = fused_conv.empty_images(images, (len(images), len(U), *size), last)
-        convolve_each(images, found[0], y, *conv[:3], conv.groups)
+        convolve_each(images, found, y, *conv[:3], conv.groups)
     else:
-        (y,) = found
-    return y, state, way
+        y = found
+    return y, state[0] if state else None, way
 
 
 def _way(x: Tensor, images: Tensor, U: Tensor, running: tuple[Tensor, ...], call: Call) -> _Way:

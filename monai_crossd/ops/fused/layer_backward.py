@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 
 import torch
 from torch import Tensor
 
 from . import conv as fused_conv
-from .columns import gradients_of_products, takes_halves
-from .columns_launch import geometry, launch_gradients, launch_weight_gradient
 from .dense import gradients_of_each
-from .halves import measured
-from .layer_launch import Call, Needs, launch_backward, launch_predictor_backward, operator_of, ranges_of
+from .layer_launch import Call, Needs, launch_backward, launch_predictor_backward, operator_of
 from .predictor_launch import Predictor
 from .replay import repeated
 from .turn import channels_last
 
-__all__ = ["GRADIENTS"]
+__all__ = ["gradients_by_images", "gradients_by_launches"]
 
 
-def _by_kernels(
-    key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], state: Tensor, call: Call,
-    needs: Needs,
+def gradients_by_launches(
+    way: str, key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], state: Tensor,
+    call: Call, needs: Needs,
 ) -> list[Tensor | None]:  # fmt: skip
     """Gradients to images, ``x`` if that is another tensor, ``U`` and the predictor; those not needed are ``None``."""
 
     def launches(dy: Tensor, x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-        return launch_backward(dy, x, images, U, Predictor(*rest[:6]), rest[6], call, needs)
+        return launch_backward(way, dy, x, images, U, Predictor(*rest[:6]), rest[6], call, needs)
 
     found = iter(repeated(("backward", dy.stride(), key), launches, dy, x, images, U, *net, state))
     dimages = next(found) if needs.images else None
@@ -35,38 +32,9 @@ def _by_kernels(
     return [dimages, dx, next(found) if needs.weight else None, *found]
 
 
-def _by_columns(
-    key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], state: Tensor, call: Call,
-    needs: Needs,
-) -> list[Tensor | None]:  # fmt: skip
-    """The same for images that were convolved by columns."""
-    same, at = images is x, geometry(*call.conv[:3])
-    dimages, M, ranges = _empty_gradient(images, needs), operator_of(state, images, U), None
-    if takes_halves(images.dtype):
-        ranges = ranges_of(state, x, U, Predictor(*net), call) or measured(images, U, M)
-    of_weight, parts, part, dz, factors, times = gradients_of_products(
-        dy, images, U, M, ranges, dimages, needs.weight, at
-    )
-    slices, scaled = [*(one for one, _ in parts), part], times is not None
-
-    def launches(dz: Tensor, x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-        state, sums, others = rest[6], rest[7 : 6 + len(slices)], list(rest[6 + len(slices) :])
-        *factors, times = others[:3] if scaled else (None, None, None)
-        dU = [launch_weight_gradient(others.pop(), U, times)] if needs.weight else []
-        dimages = others.pop() if needs.images else None
-        into, M = None if dimages is None else dimages[part], operator_of(state, images, U)
-        sums = (*sums, launch_gradients(dz, images[part], M[part], into, U, at, factors))
-        net = Predictor(*rest[:6])
-        return dU + _launch_end(zip(slices, sums, strict=True), x, U, net, state, call, needs, same, dimages)
-
-    given = [one for one in (*factors, times, dimages, of_weight) if one is not None]
-    inputs = (dz, x, images, U, *net, state, *(sums for _, sums in parts), *given)
-    return _ordered(repeated(("predictor backward", scaled, key), launches, *inputs), dimages, same, needs)
-
-
-def _by_images(
-    key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], state: Tensor, call: Call,
-    needs: Needs,
+def gradients_by_images(
+    way: str, key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], state: Tensor,
+    call: Call, needs: Needs,
 ) -> list[Tensor | None]:  # fmt: skip
     """The same for images that were convolved one by one."""
     same, conv, dimages = images is x, call.conv, _empty_gradient(images, needs)
@@ -111,8 +79,3 @@ def _ordered(found: Iterable[Tensor], dimages: Tensor | None, same: bool, needs:
     dU = next(found) if needs.weight else None
     dx = next(found) if not same and needs.x else None
     return [dimages, dx, dU, *found]
-
-
-GRADIENTS: dict[str, Callable[..., list[Tensor | None]]] = {
-    "kernels": _by_kernels, "columns": _by_columns, "dense": _by_images,
-}  # fmt: skip

@@ -15,8 +15,6 @@ from torch import Tensor
 from ..per_image import ConvArguments
 from . import conv as fused_conv
 from . import operator as fused_operator
-from .columns import launch_first, takes_halves
-from .columns_launch import geometry
 from .halves import Ranges, is_halved, measure, measured, shapes
 from .predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
 from .turn import channels_last
@@ -55,7 +53,7 @@ def launch_forward(
     x: Tensor, images: Tensor, last: bool, way: str, U: Tensor, net: Predictor, running: tuple[Tensor, ...],
     call: Call,
 ) -> list[Tensor]:  # fmt: skip
-    """What the predictor makes of ``x``, and the convolution of ``images`` as far as launches go.
+    """What the predictor makes of ``x``, and the convolution of ``images``, or for ``"dense"`` its kernels.
 
     Args:
         x: ``(B, C_in, H, W)`` of any strides.
@@ -68,8 +66,7 @@ def launch_forward(
         call: what the call is told.
 
     Returns:
-        the state; then ``y`` for ``"kernels"``, all kernels for ``"dense"``, and for ``"columns"`` what
-        ``convolve_columns`` begins with.
+        the state; then ``y``, or for ``"dense"`` all kernels.
     """
     conv, size, same = call.conv, U.shape[-1], images is x
     x = channels_last(x)
@@ -79,22 +76,19 @@ def launch_forward(
     statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
     fused_operator.write_operator(r, operator, size)
-    measured_now = Ranges(*ranges) if call.halved and way != "dense" and images.numel() > 0 else None
-    if measured_now is not None:
-        measure(images, U, operator, measured_now)
-    if way == "columns":
-        output, given = fused_conv.output_size(images, U, *conv[:3]), measured_now if takes_halves(x.dtype) else None
-        return [state, *launch_first(images, U, operator, output, geometry(*conv[:3]), given)]
     if way == "dense":
         return [state, fused_conv.mixed(images, U, operator, conv.groups)]
     images = x if same else channels_last(images)
+    measured_now = Ranges(*ranges) if call.halved and images.numel() > 0 else None
+    if measured_now is not None:
+        measure(images, U, operator, measured_now)
     y = fused_conv.empty_images(x, (len(x), len(U), *fused_conv.output_size(images, U, *conv[:3])), last)
-    fused_conv.convolve(images, U, operator, measured_now, y, *conv[:3], conv.groups)
+    fused_conv.convolve(way, images, U, operator, measured_now, y, *conv[:3], conv.groups)
     return [state, y]
 
 
 def launch_backward(
-    dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: Predictor, state: Tensor, call: Call, needs: Needs
+    way: str, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: Predictor, state: Tensor, call: Call, needs: Needs
 ) -> list[Tensor]:
     """Gradients to ``images``, to ``x`` where that is another tensor, and to ``U``, if needed; then the predictor's."""
     conv, same, last = call.conv, images is x, fused_conv.is_channels_last(images)
@@ -103,8 +97,8 @@ def launch_backward(
     operator = operator_of(state, x, U)
     ranges = ranges_of(state, x, U, net, call) or measured(images, U, operator)
     dimages = fused_conv.empty_images(x, images.shape, last) if needs.images else None
-    dU = fused_conv.empty_weight_grad(dy, images, U) if needs.weight else None
-    sums = fused_conv.gradients(dy, images, U, operator, ranges, dimages, dU, *conv[:3], conv.groups, True)
+    dU = fused_conv.empty_weight_grad(way, dy, images, U) if needs.weight else None
+    sums = fused_conv.gradients(way, dy, images, U, operator, ranges, dimages, dU, *conv[:3], conv.groups, True)
     dx = dimages if same else torch.empty_like(x) if needs.x else None
     grads = launch_predictor_backward(sums, x, U, net, state, call, dx, add=same)
     found = (dimages, None if same else dx, None if dU is None else dU.to(U.dtype))

@@ -63,19 +63,22 @@ def channels_last(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 def turned(
     x: Tensor, dtype: torch.dtype, *, largest: Tensor | None = None, factor: Tensor | None = None,
-    times: Tensor | None = None,
+    times: Tensor | None = None, into: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """A copy whose channels lie side by side, by one launch.
 
     Args:
         x: ``(B, C, H, W)`` of any strides.
-        dtype: of what is returned.
+        dtype: of what is returned, if it is new.
         largest: ``(BOUNDS,)``, maxima of parts of ``|x|``, where it is to be scaled as ``halves`` says.
         factor: ``(1,)``, written then.
         times: ``(1,)``, what ``x`` is multiplied with, if anything.
+        into: where it is written, its values as they are to lie; by default new memory.
     """
     batch, channels, height, width = x.shape
-    y = torch.empty(x.shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    y = into
+    if y is None:
+        y = torch.empty(x.shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
     sb, sc, sh, sw = x.stride()
     tiles_p, tiles_c = cdiv(height * width, BLOCK), cdiv(channels, BLOCK)
     with torch.cuda.device_of(x):

@@ -82,7 +82,7 @@ def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, 
     conv = ConvArguments((2, 1), (1, 1), (1, 1), groups=1)
     call, needs = Call(conv, training, 1e-5, 0.1, True, halves.is_halved(dtype)), Needs(True, True, True)
     state, y = launch_forward(x, x, False, "kernels", U, net, running, call)
-    launch_backward(torch.empty_like(y), x, x, U, net, state, call, needs)
+    launch_backward("kernels", torch.empty_like(y), x, x, U, net, state, call, needs)
     assert len({kernel for kernel, _, _ in launches}) >= 13
     for kernel, args, named in launches:
         assert compile_for_hopper(kernel, args, named)
@@ -110,11 +110,12 @@ def test_offsets_of_64_bits_compile(launches, monkeypatch, channels):
 @pytest.mark.parametrize("size, dtype", [(3, torch.float32), (3, torch.bfloat16), (2, torch.float16)])
 def test_columns_compile(launches, monkeypatch, size, dtype, tf32):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
-    monkeypatch.setattr(columns, "repeated", lambda key, function, *inputs: function(*inputs))
     x, U = torch.randn(2, 16, 7, 7).to(dtype), torch.randn(64, 16, size, size, size)
-    M = torch.randn(2, size**2, size**3)
-    y = columns.convolve_columns(x, U, M, (10 - size, 10 - size), True, (1, 1, 1, 1, 1, 1))
-    columns.gradients_of_columns(y, x, U, M, torch.empty_like(x), True, (1, 1, 1, 1, 1, 1))
+    M, at = torch.randn(2, size**2, size**3), (1, 1, 1, 1, 1, 1)
+    ranges = halves.measured(x, U, M)
+    y, dx, dU = torch.empty(2, 64, 10 - size, 10 - size, dtype=dtype), torch.empty_like(x), torch.empty_like(U)
+    columns.convolve_columns(x, U, M, ranges, y, at)
+    assert len([*columns.gradients_of_columns(torch.empty_like(y), x, U, M, ranges, dx, dU, at)]) == 1
     assert len({kernel for kernel, _, _ in launches}) >= 4
     for kernel, args, named in launches:
         assert compile_for_hopper(kernel, args, named)

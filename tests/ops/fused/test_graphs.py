@@ -19,7 +19,7 @@ def done(monkeypatch):
         def replay(self):
             log.append("replay")
 
-    def captured(device, launches):
+    def captured(device, launches, owner):
         log.append("capture")
         return Graph()
 

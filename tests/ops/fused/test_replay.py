@@ -7,6 +7,7 @@ import torch
 
 from monai_crossd.ops.fused import replay
 from monai_crossd.ops.fused.availability import available
+from monai_crossd.ops.fused.products import add_product, product
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [
@@ -83,6 +84,28 @@ def test_inputs_that_lie_between_one_another():
     for first, second in ((whole[::2], whole[1::2]), (whole[1::2], torch.randn(12, 4, device=DEVICE)[::2])):
         for one, expected in zip(replay.repeated("key", function, first, second), function(first, second), strict=True):
             torch.testing.assert_close(one, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_calls_of_the_library_are_repeated(dtype):
+    calls = []
+
+    def function(a, b):
+        calls.append(1)
+        between, found = a.new_empty((4, 6)), a.new_empty((6, 4), dtype=torch.float32)
+        replay.call(product, a[1:], b.t(), between)
+        replay.call(product, between.t(), a[1:, :4], found)
+        replay.call(add_product, between.t(), a[1:, :4], found)
+        return [found]
+
+    for seed in range(5):
+        torch.manual_seed(seed)
+        a, b = torch.randn(5, 8, device=DEVICE).to(dtype), torch.randn(6, 8, device=DEVICE).to(dtype)
+        (found,) = replay.repeated("key", function, a, b)
+        expected = 2 * (a[1:].float() @ b.float().t()).to(dtype).float().t() @ a[1:, :4].float()
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+        del found  # so that on a GPU its address comes back
+    assert len(calls) == 1
 
 
 def test_results_of_one_call_outlive_the_next():
