@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -22,7 +21,7 @@ __all__ = ["Graphs"]
 SIGHTINGS = 2  # before a capture, which takes as long as some twenty launches
 MOST = 128  # addresses that are remembered for the same launches
 
-_places: dict[tuple[int, int], tuple[torch.cuda.Stream, Any]] = {}  # where to capture, and the pool of workspaces
+_places: dict[tuple[int, int], tuple[torch.cuda.Stream, torch.cuda.CUDAGraph]] = {}  # where to capture, the first graph
 _capturing = threading.Lock()
 
 
@@ -72,16 +71,15 @@ def _captured(device: torch.device, launches: Callable[[int], None], owner: int)
     collects = gc.isenabled()
     gc.disable()  # what it ends might free memory, which a capture does not stand
     try:
-        if (device.index, owner) not in _places:
-            _places[device.index, owner] = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
-        stream, pool = _places[device.index, owner]
+        stream, first = _places.get((device.index, owner)) or (torch.cuda.Stream(device), None)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(stream):
-            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            graph.capture_begin(pool=None if first is None else first.pool(), capture_error_mode="thread_local")
             try:
                 launches(stream.cuda_stream)
             finally:
                 graph.capture_end()
+        _places[device.index, owner] = stream, first or graph  # it stays, and the pool that all share with it
         return graph
     finally:
         if collects:
