@@ -190,8 +190,8 @@ def test_triton_gets_the_operator(monkeypatch):
     monkeypatch.setattr("monai_crossd.ops.fused.conv.convolve", lambda *arguments: taken.append(arguments))
     x = x.contiguous(memory_format=torch.channels_last)  # others would be turned by a kernel
     crossd_conv2d(x, weight, s, 3, (2, 2), (1, 1), backend="triton")
-    assert_close(taken[0][2], shift_operator(s, 3))
-    assert [list(pair) for pair in taken[0][5:8]] == [[2, 2], [1, 1], [1, 1]] and taken[0][8] == 1
+    assert_close(taken[0][3], shift_operator(s, 3))
+    assert [list(pair) for pair in taken[0][6:9]] == [[2, 2], [1, 1], [1, 1]] and taken[0][9] == 1
 
 
 @pytest.mark.parametrize("form, side", [("grouped", 8), ("columns", 4)])
