@@ -130,8 +130,9 @@ class _FusedLayer(torch.autograd.Function):
         dy = dy if dy.dtype == x.dtype else dy.to(x.dtype)
         needs = Needs(of_x, of_x if padded is None else of_padded, of_weight)
         key = (call, needs, _images(x, images), _parameters(U, net))
-        find = gradients_by_images if ctx.way == "dense" else gradients_by_launches
-        dimages, dx, *others = find(ctx.way, key, dy, x, images, U, net, state, call, needs)
+        arguments = (key, dy, x, images, U, net, state, call, needs)
+        dense = ctx.way == "dense"
+        dimages, dx, *others = gradients_by_images(*arguments) if dense else gradients_by_launches(ctx.way, *arguments)
         return *((dimages, None) if padded is None else (dx, dimages)), *others, None, None
 
 

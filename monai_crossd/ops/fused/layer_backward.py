@@ -33,8 +33,8 @@ def gradients_by_launches(
 
 
 def gradients_by_images(
-    way: str, key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], state: Tensor,
-    call: Call, needs: Needs,
+    key: Hashable, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: list[Tensor], state: Tensor, call: Call,
+    needs: Needs,
 ) -> list[Tensor | None]:  # fmt: skip
     """The same for images that were convolved one by one."""
     same, conv, dimages = images is x, call.conv, _empty_gradient(images, needs)

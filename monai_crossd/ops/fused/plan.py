@@ -38,8 +38,7 @@ class Plan:
         self.device = recorder.inputs[0].device
         self.places = len({start for start, _ in recorder.buffers[:inputs]})
         self.on_gpu = self.device.type == "cuda"
-        self.calls = any(step.grid is None for step in recorder.steps)
-        self.graphs = Graphs(self.calls)
+        self.graphs = Graphs(calls=any(step.grid is None for step in recorder.steps))
         self.empty = _allocation(self.device)
         self.fresh = [(tuple(output.shape), output.stride(), output.dtype) for _, output in fresh]
         order = iter(range(inputs, inputs + len(fresh)))
