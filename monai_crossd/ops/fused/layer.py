@@ -129,10 +129,10 @@ class _FusedLayer(torch.autograd.Function):
         U, *net = _contiguous(parameters)
         dy = dy if dy.dtype == x.dtype else dy.to(x.dtype)
         needs = Needs(of_x, of_x if padded is None else of_padded, of_weight)
-        key = (call, needs, _images(x, images), _parameters(U, net))
+        key = (ctx.way.key, needs, precision(x.dtype))
         arguments = (key, dy, x, images, U, net, state, call, needs)
-        dense = ctx.way == "dense"
-        dimages, dx, *others = gradients_by_images(*arguments) if dense else gradients_by_launches(ctx.way, *arguments)
+        way = ctx.way.name
+        dimages, dx, *others = gradients_by_images(*arguments) if way == "dense" else gradients_by_launches(way, *arguments)
         return *((dimages, None) if padded is None else (dx, dimages)), *others, None, None
 
 
@@ -147,20 +147,20 @@ class _Way(NamedTuple):
 
 def _convolved(
     x: Tensor, padded: Tensor | None, U: Tensor, net: Sequence[Tensor], running: tuple[Tensor, ...], call: Call
-) -> tuple[Tensor, Tensor | None, str]:
+) -> tuple[Tensor, Tensor | None, _Way]:
     """What the layer returns, its state if that is kept, and how images were convolved."""
     images, conv = x if padded is None else padded, call.conv
     U, *net = _contiguous((U, *net))
     key = (call, torch.backends.cudnn.enabled, _images(x, images), _parameters(U, (*net, *running)))
-    way, size, last, key = remembered(key, lambda: _way(x, images, U, running, call))
+    way = remembered(key, lambda: _way(x, images, U, running, call))
 
     def launches(x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-        found = launch_forward(x, images, last, way, U, Predictor(*rest[:6]), rest[6:], call)
+        found = launch_forward(x, images, way.last, way.name, U, Predictor(*rest[:6]), rest[6:], call)
         return found if call.keep else found[1:]
 
-    *state, found = repeated(key, launches, x, images, U, *net, *running)
-    if way == "dense":
-        y = fused_conv.empty_images(images, (len(images), len(U), *size), last)
+    *state, found = repeated(way.key, launches, x, images, U, *net, *running)
+    if way.name == "dense":
+        y = fused_conv.empty_images(images, (len(images), len(U), *way.size), way.last)
         convolve_each(images, found, y, *conv[:3], conv.groups)
     else:
         y = found

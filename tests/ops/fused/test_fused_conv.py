@@ -241,7 +241,7 @@ def test_chunks_of_the_batch(monkeypatch):
         monkeypatch.setattr(fused_conv, "BUDGET", images * image_numbers(U))
         assert len(list(fused_conv._chunks(U, x))) == -(-3 // images)
         part = fused_conv2d(x, U, M, padding=(1, 1))
-        assert_close(part, whole, rtol=0, atol=0)
+        assert_close(part, whole, rtol=1e-5, atol=1e-5)  # a product of fewer images may add up in another order
         assert_close(torch.autograd.grad(part.square().sum(), (x, U, M)), grads, rtol=1e-5, atol=1e-4)
         check([x, U, M])
 
