@@ -13,8 +13,6 @@ a whole batch never stand in memory. Two forms, each a preparation that is cheap
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,12 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .memory import scratch
+
 __all__ = ["ConvArguments", "apart", "conv_per_image", "graph_of_gradients", "grouped_conv", "is_batched"]
 
 Pair = tuple[int, int]
-
-_KEPT = 64 << 20  #: bytes, at most, that are kept for each of four temporary tensors, per thread and dtype
-_memory = threading.local()
 
 #: bytes of a part's temporary tensors: on a CPU what its cache holds, on a GPU what memory can spare
 _PART = {"cpu": 8 << 20, "cuda": 256 << 20}
@@ -153,22 +150,6 @@ def _output_size(x: Tensor, size: int, conv: ConvArguments) -> tuple[int, int]:
     return rows, columns
 
 
-def _scratch(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """A temporary tensor of a part, on a CPU in memory of this thread that is used again: to get as much anew from the
-    system takes longer than what is done with it.
-    """
-    numbers = math.prod(shape)
-    if type(like) is not Tensor or like.device.type != "cpu" or numbers * like.itemsize > _KEPT:
-        return torch.empty(shape, dtype=like.dtype, device=like.device)
-    known: dict[Any, Tensor] = _memory.__dict__
-    key = (name, like.dtype)
-    if key not in known or known[key].numel() < numbers:
-        known.pop(key, None)
-        with torch.inference_mode(False):
-            known[key] = torch.empty(numbers, dtype=like.dtype, device=like.device)
-    return known[key][:numbers].view(shape)
-
-
 # grouped -------------------------------------------------------------------------------------------------------------
 
 
@@ -186,11 +167,11 @@ def _kernels(weight: Tensor, operator: Tensor, reuse: bool = False) -> Tensor:
     """``U M^T`` of all images by one product, ``(B*C0, C1, K, K)``; ``reuse``: in memory that the next part takes."""
     c0, c1, size = weight.shape[:3]
     b, taps, voxels = operator.shape
-    product = _scratch("product", (c0 * c1, b * taps), operator) if reuse else None
+    product = scratch("product", (c0 * c1, b * taps), operator) if reuse else None
     product = torch.mm(weight.reshape(c0 * c1, voxels), operator.reshape(b * taps, voxels).t(), out=product)
     kernels = product.view(c0 * c1, b, taps).transpose(0, 1)
     if reuse:
-        kernels = _scratch("kernels", (b, c0 * c1, taps), operator).copy_(kernels)
+        kernels = scratch("kernels", (b, c0 * c1, taps), operator).copy_(kernels)
     return kernels.reshape(b * c0, c1, size, size)
 
 
@@ -220,7 +201,7 @@ def _grouped_backward(
         *_for_images(conv, b),
         [needs_x, True, False],
     )
-    turned = _scratch("product", (len(u), b, taps), operator)
+    turned = scratch("product", (len(u), b, taps), operator)
     dkernels = turned.copy_(dkernels.reshape(b, -1, taps).transpose(0, 1)).view(-1, b * taps)  # (C0*C1, B*K*K)
     dweight = dkernels @ operator.reshape(b * taps, voxels)
     doperator = (dkernels.t() @ u).view(operator.shape)
@@ -244,13 +225,13 @@ def _columns(x: Tensor, size: int, conv: ConvArguments) -> Tensor:
     """``(B, C, H, W)`` to ``(B, H_out*W_out*C, K*K)``."""
     (pad_h, pad_w), image = conv.padding, _output_size(x, size, conv)
     padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h)).permute(0, 2, 3, 1).contiguous()
-    columns = _scratch("columns", (len(x), *image, x.shape[1], size * size), x)
+    columns = scratch("columns", (len(x), *image, x.shape[1], size * size), x)
     return torch.stack(list(_taps(padded, size, conv, image)), dim=-1, out=columns).view(len(x), -1, size * size)
 
 
 def _mixed(columns: Tensor, operator: Tensor) -> Tensor:
     """``(B, H_out*W_out*C, K*K*K)``, what the knowledge base is multiplied with."""
-    mixed = _scratch("mixed", (*columns.shape[:2], operator.shape[2]), operator)
+    mixed = scratch("mixed", (*columns.shape[:2], operator.shape[2]), operator)
     return torch.bmm(columns, operator, out=mixed)
 
 
