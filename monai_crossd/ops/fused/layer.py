@@ -129,10 +129,10 @@ class _FusedLayer(torch.autograd.Function):
         U, *net = _contiguous(parameters)
         dy = dy if dy.dtype == x.dtype else dy.to(x.dtype)
         needs = Needs(of_x, of_x if padded is None else of_padded, of_weight)
-        key = (ctx.way.key, needs, precision(x.dtype))
-        arguments = (key, dy, x, images, U, net, state, call, needs)
-        way = ctx.way.name
-        dimages, dx, *others = gradients_by_images(*arguments) if way == "dense" else gradients_by_launches(way, *arguments)
+        way, *_, key = ctx.way
+        arguments = ((key, needs, precision(x.dtype)), dy, x, images, U, net, state, call, needs)
+        dense = way == "dense"
+        dimages, dx, *others = gradients_by_images(*arguments) if dense else gradients_by_launches(way, *arguments)
         return *((dimages, None) if padded is None else (dx, dimages)), *others, None, None
 
 
