@@ -53,8 +53,8 @@ test-all: $(VENV)/.installed-test
 
 test-triton: $(VENV)/.installed-test
 	@$(PIP) triton
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/ops/fused tests/layers/test_fused.py tests/layers/test_fused_ddp.py
-	$(BIN)/python -m pytest tests/ops/fused/test_compiles.py
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/ops/fused tests/layers/test_fused.py tests/layers/test_fused_ddp.py
+	$(BIN)/python -m pytest -n auto tests/ops/fused/test_compiles.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -7,12 +7,12 @@ import os
 
 from torch import Tensor
 
-__all__ = ["available"]
+__all__ = ["INTERPRETED", "available"]
 
 _TRITON = importlib.util.find_spec("triton") is not None
-_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 
 def available(x: Tensor) -> bool:
     """Whether the kernels run on ``x``: Triton is installed and ``x`` on a GPU, or Triton's interpreter is on."""
-    return _TRITON and (x.is_cuda or _INTERPRETED)
+    return _TRITON and (x.is_cuda or INTERPRETED)

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from . import halves_kernels as kernels
+from .availability import INTERPRETED
 from .replay import launch
 from .sizes import cdiv, precision
 
 __all__ = ["BOUNDS", "PARTS", "Ranges", "Scaled", "halved", "is_halved", "largest", "measure", "measured", "shapes"]
 
-PARTS = 64  # partial maxima of an image, which all that follows reads
-BOUNDS = 512  # the same of all kernels
+# the interpreter runs one program after the other
+PARTS = 4 if INTERPRETED else 64  # partial maxima of an image, which all that follows reads
+BOUNDS = 8 if INTERPRETED else 512  # the same of all kernels
 BLOCK = 1024  # values of a program at once
 
 
