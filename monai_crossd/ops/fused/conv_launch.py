@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .boxes import convolve_boxes, suits_boxes
 from .conv_kernels import conv_kernel, wgrad_kernel
-from .conv_tables import LAUNCHES, ROWS, Launch, arithmetic
+from .conv_tables import BOXES, LAUNCHES, ROWS, Boxes, Launch, arithmetic
 from .halves import Scaled
 from .replay import launch
 from .rows import kernels_from_rows, kernels_to_rows, rows_of, suits_rows
@@ -26,19 +28,23 @@ FLAT = 16  # with fewer input channels taps and channels are one axis: tensor co
 
 
 def _chosen(kernel: str, channels: int, pixels: int, x: Tensor, flat: bool) -> Launch:
-    """The first row of the table that fits, for images ``x``.
+    """What the table says, for images ``x``.
 
     Steps are half as long where neighbors in the tile of ``x`` are not neighbors in memory: each value then keeps a
     register for its address.
     """
-    rows = LAUNCHES[kernel, arithmetic(x.dtype)]
-    blocks = next(blocks for most, most_pixels, blocks in rows if channels <= most and pixels <= most_pixels)
+    blocks = _fitting(LAUNCHES[kernel, arithmetic(x.dtype)], channels, pixels)
     return blocks._replace(block_k=blocks.block_k // 2) if flat or x.stride(1) != 1 else blocks
+
+
+def _fitting(rows: Sequence[tuple[int, int, Any]], channels: int, pixels: int) -> Any:
+    """What the first row holds that fits."""
+    return next(blocks for most, most_pixels, blocks in rows if channels <= most and pixels <= most_pixels)
 
 
 def convolve(
     images: Scaled, kernels: Scaled, y: Tensor, groups: int, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], transposed: bool = False, blocks: Launch | None = None,
+    dilation: Sequence[int], transposed: bool = False, blocks: Launch | Boxes | None = None,
 ) -> None:  # fmt: skip
     """Convolve every image with its own kernel and write into ``y``.
 
@@ -51,13 +57,17 @@ def convolve(
         padding: in pixels, per axis.
         dilation: in pixels, per axis.
         transposed: whether ``images`` are a gradient of the output, and ``y`` is that of the input.
-        blocks: block sizes, by default from ``LAUNCHES``.
+        blocks: block sizes, by default from ``BOXES`` where images can be read so, else from ``LAUNCHES``.
     """
     if y.numel() == 0:
         return
     (x, x_factor), (k, k_factor) = images, kernels
     size, (height, width) = math.isqrt(k.shape[1]), y.shape[2:]
     rows, red = y.shape[1] // groups, x.shape[1] // groups
+    if blocks is None and red >= FLAT and suits_boxes(x, groups, stride):
+        blocks = _fitting(BOXES, rows, height * width)
+    if isinstance(blocks, Boxes):
+        return convolve_boxes(images, kernels, y, padding, dilation, transposed, blocks)
     steps = [
         every // math.gcd(every, apart) if transposed else 1 for every, apart in zip(stride, dilation, strict=True)
     ]

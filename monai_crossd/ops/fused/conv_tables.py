@@ -1,4 +1,4 @@
-"""Block sizes of the kernels in ``conv_kernels``, for Hopper.
+"""Block sizes of the kernels in ``conv_kernels`` and ``boxes_kernels``, for Hopper.
 
 They are the best that were found on an H200 for the layers of ResNet-18 at 32 and 128 images. They do not ask the
 device, so that sums keep their order from one machine to another.
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["ANY", "LAUNCHES", "MIX", "ROWS", "UNMIX", "Launch", "arithmetic"]
+__all__ = ["ANY", "BOXES", "LAUNCHES", "MIX", "ROWS", "UNMIX", "Boxes", "Launch", "arithmetic"]
 
 
 def arithmetic(dtype: torch.dtype) -> str:
@@ -24,6 +24,19 @@ class Launch(NamedTuple):
     block_m: int
     block_n: int
     block_k: int
+    num_warps: int
+    num_stages: int
+
+
+class Boxes(NamedTuple):
+    """Output channels, pixels of a box, and input channels of a tile; then programs for each multiprocessor, which take
+    one tile after the other; then warps and pipeline stages.
+    """
+
+    block_m: int
+    pixels: int
+    block_c: int
+    programs: int
     num_warps: int
     num_stages: int
 
@@ -48,6 +61,14 @@ LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
     ],
     ("wgrad", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
 }
+# conv of what can be read by boxes: rows of (most output channels, most pixels, boxes), none where that is no faster
+BOXES: list[tuple[int, int, Boxes | None]] = [
+    (64, ANY, Boxes(64, 128, 64, 2, 4, 4)),
+    (ANY, 64, None),  # bound by k
+    (ANY, 256, Boxes(128, 256, 64, 1, 8, 4)),  # a tile holds all pixels, and reads k once
+    (ANY, 1024, Boxes(128, 128, 64, 2, 4, 3)),
+    (ANY, ANY, Boxes(128, 256, 64, 1, 8, 3)),  # most operations for each byte read
+]
 # wgrad of images of few channels, whose columns are rows of a kernel: few columns, so that dy is read seldom
 ROWS = {"half": Launch(64, 128, 64, 4, 3), "ieee": Launch(64, 64, 16, 4, 2)}
 # rows of U, none, rows of M at a time; longer rows than those of K = 3 take fewer of U

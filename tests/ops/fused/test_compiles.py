@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -16,6 +18,8 @@ from monai_crossd.ops.fused import (
     rows,
     turn,
 )
+from monai_crossd.ops.fused.boxes_kernels import box_conv_kernel
+from monai_crossd.ops.fused.conv_tables import BOXES
 from monai_crossd.ops.fused.layer_launch import Call, Needs, launch_backward, launch_forward
 from monai_crossd.ops.fused.predictor_launch import Predictor
 from monai_crossd.ops.per_image import ConvArguments
@@ -26,6 +30,7 @@ if not isinstance(turn.turn_kernel, triton.JITFunction):
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # Triton's own affair
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
+SHARED = 232448  # bytes of memory that a program can have
 OPTIONS = ("num_warps", "num_stages")
 
 
@@ -38,8 +43,16 @@ def launches(monkeypatch):
     return seen
 
 
-def compile_for_hopper(kernel, args, named):
-    """Compile as a launch would, by Triton's rules of what becomes a constant and what is known to be divisible."""
+def compile_for_hopper(kernel, args, named, descriptors=()):
+    """Compile as a launch would, by Triton's rules of what becomes a constant and what is known to be divisible.
+
+    Args:
+        kernel: under ``triton.jit``.
+        args: as of the kernel.
+        named: arguments by name, and options.
+        descriptors: types of the first arguments, which ``args`` leave out.
+    """
+    args = (*descriptors, *args)
     options = {name: named[name] for name in OPTIONS if name in named}
     values = [*args, *(named[name] for name in kernel.arg_names[len(args) :])]
     signature, constants, attributes = {}, {}, {}
@@ -48,16 +61,20 @@ def compile_for_hopper(kernel, args, named):
         if parameter.is_constexpr or one or value is None:
             signature[parameter.name], constants[(at,)] = "constexpr", value
             continue
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, str):
+            signature[parameter.name] = value
+        elif isinstance(value, torch.Tensor):
             signature[parameter.name] = POINTERS[value.dtype]
         else:
             signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
-        known = not parameter.do_not_specialize and not isinstance(value, float)
+        known = not parameter.do_not_specialize and not isinstance(value, float | str)
         if known and (isinstance(value, torch.Tensor) or value % 16 == 0):
             attributes[(at,)] = [["tt.divisibility", 16]]
     source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
-    return triton.compile(source, target=target, options=options).asm["cubin"]
+    compiled = triton.compile(source, target=target, options=options)
+    assert compiled.metadata.shared <= SHARED
+    return compiled
 
 
 @pytest.mark.parametrize("tf32", [True, False])
@@ -119,3 +136,23 @@ def test_columns_compile(launches, monkeypatch, size, dtype, tf32):
     assert len({kernel for kernel, _, _ in launches}) >= 4
     for kernel, args, named in launches:
         assert compile_for_hopper(kernel, args, named)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton.tools.tensor_descriptor") is None, reason="no descriptors")
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("boxes", sorted({row for *_, row in BOXES if row is not None}), ids=str)
+def test_boxes_compile(boxes, scaled, last):
+    block_m, pixels, block_c, programs, num_warps, num_stages = boxes
+    h, w = 8, pixels // 8
+    types = [f"tensordesc<fp16[1, {h}, {w}, {block_c}]>", f"tensordesc<fp16[{block_m}, {block_c}]>"]
+    factors = (torch.empty(2), torch.empty(1)) if scaled else (None, None)
+    y, geometry = torch.empty(2, 128, 48, 48, dtype=torch.float32 if scaled else torch.float16), (-1, -1, 1, 1)
+    y = y.contiguous(memory_format=torch.channels_last) if last else y
+    sizes = dict(K=3, AHEAD=last, BLOCK_H=h, BLOCK_W=w, BLOCK_M=block_m, BLOCK_C=block_c)
+    compiled = compile_for_hopper(
+        box_conv_kernel, (*factors, y, 128, 64, 576, 1, 6, 48, 48, *y.stride(), *geometry),
+        dict(**sizes, num_warps=num_warps, num_stages=num_stages), types,
+    )  # fmt: skip
+    assert compiled.metadata.shared * programs <= SHARED
+    assert "local_load" not in compiled.asm["ttgir"]  # products read memory themselves
