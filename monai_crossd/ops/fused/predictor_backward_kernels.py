@@ -2,14 +2,13 @@
 
 ``parameter_sums_kernel`` takes the sums over pixels that BatchNorm's backward needs before any ``dx`` is known,
 ``parameter_gradient_kernel`` adds them up, ``input_gradient_kernel`` writes ``dx`` and partial sums of ``dW1``, and
-``weight_gradient_kernel`` adds those up.
+``weight_gradient_kernel`` adds those up. Images of few channels have ``planes_kernels``.
 """
 
 from __future__ import annotations
 
 from monai_crossd.ops.fused.language import jit, split_dot, tl
 from monai_crossd.ops.fused.predictor_tiles import (
-    _columns_of_w1,
     _dot,
     _feature_gradients,
     _features,
@@ -17,18 +16,16 @@ from monai_crossd.ops.fused.predictor_tiles import (
     _load_hidden,
     _of_image,
     _offsets,
+    _part,
     _pixels,
-    _planes,
     _project,
     _rows,
+    _share,
     _store_hidden,
     _vector,
 )
 
-__all__ = [
-    "input_gradient_kernel", "parameter_gradient_kernel", "parameter_sums_kernel", "planes_gradient_kernel",
-    "weight_gradient_kernel",
-]  # fmt: skip
+__all__ = ["input_gradient_kernel", "parameter_gradient_kernel", "parameter_sums_kernel", "weight_gradient_kernel"]
 
 
 @jit()
@@ -42,29 +39,15 @@ def _dot_of_pixels(a, b, PRECISION: tl.constexpr):
 
 
 @jit()
-def _share(program, run, tiles, all_tiles):
-    """A program's first tile and the one behind its last, its first image and how many it has."""
-    first, last = program * run, tl.minimum(program * run + run, all_tiles)
-    return first, last, first // tiles, (last + tiles - 1) // tiles - first // tiles
-
-
-@jit()
-def _part(first, last, image, tiles):
-    """The same tiles within one image."""
-    return tl.maximum(first - image * tiles, 0), tl.minimum(last - image * tiles, tiles)
-
-
-@jit()
 def parameter_sums_kernel(
     x_ptr, w1_ptr, h_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, dy_ptr, part_ptr,
     B, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
-    LOAD: tl.constexpr, STORE: tl.constexpr,
-    PLANES: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    LOAD: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Sums of ``dy``, ``dy xhat`` and the four rows of ``dW2`` over ``run`` tiles, (6, N, programs).
 
-    ``STORE`` leaves ``dy`` for :func:`input_gradient_kernel`.
+    Leaves ``dy`` for :func:`input_gradient_kernel`.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     n = tl.arange(0, BLOCK_N)
@@ -83,13 +66,12 @@ def parameter_sums_kernel(
                 h = _load_hidden(h_ptr + b * P * N, p, P, N, BLOCK_N)
             else:
                 h = _project(
-                    x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, PLANES, FLAT, WIDE, PRECISION,
+                    x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, 0, FLAT, WIDE, PRECISION,
                     BLOCK_P, BLOCK_C, BLOCK_N,
                 )  # fmt: skip
             deviation, y, z, f = _features(h, mean, slope, beta, w2)
             df, dy = _feature_gradients(p < P, y, f, image, w2)
-            if STORE:
-                _store_hidden(dy_ptr + b * P * N, dy, n, p, P, N)
+            _store_hidden(dy_ptr + b * P * N, dy, n, p, P, N)
             sum_dy += dy
             sum_dy_xhat += dy * deviation
             dw0 += df[0][None, :] * z
@@ -201,57 +183,6 @@ def input_gradient_kernel(
         tl.store(sum_x_ptr + program * C + c, sum_x, mask=c < C)
         if block == 0:
             tl.store(sum_dh_ptr + program * N + n, sum_dh, mask=n < N)
-
-
-@jit()
-def planes_gradient_kernel(
-    x_ptr, w1_ptr, h_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, sums_ptr,
-    dx_ptr, part_ptr, sum_x_ptr, sum_dh_ptr,
-    B, P, C, W, N, sb, sc, sh, sw, db, dc, dh_stride, dw_stride, tiles, all_tiles, run,
-    TRAINING: tl.constexpr, NEED_DX: tl.constexpr, ADD: tl.constexpr,
-    FLAT: tl.constexpr, FLAT_DX: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """What :func:`input_gradient_kernel` does, for images of few channels and without products of matrices."""
-    program = tl.program_id(0)
-    n, c = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_C)
-    mean, invstd = _vector(stats_ptr, n, N), _vector(stats_ptr + N, n, N)
-    slope, beta, w2 = _vector(gamma_ptr, n, N) * invstd, _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
-    w1 = _columns_of_w1(w1_ptr, n, C, N, BLOCK_C, x_ptr.dtype.element_ty)
-    if TRAINING:
-        pixels = 1.0 * B * P  # B may be a constant here
-        mean_dy, tilt = _vector(sums_ptr, n, N) / pixels, _vector(sums_ptr + N, n, N) / pixels * invstd
-    dw1 = tl.zeros((BLOCK_C, BLOCK_N, BLOCK_P), dtype=tl.float32)  # pixels are added up at the end
-    sum_x = tl.zeros((BLOCK_C, BLOCK_P), dtype=tl.float32)
-    sum_dh = tl.zeros((BLOCK_N, BLOCK_P), dtype=tl.float32)
-    first, last, first_image, images = _share(program, run, tiles, all_tiles)
-    for number in range(images):  # all from this number: sums of steps Triton 3.6 takes for constant
-        first_tile, last_tile = _part(first, last, first_image + number, tiles)
-        b = (first_image + number).to(tl.int64)
-        image = _of_image(dr_ptr, soft_ptr, B, b)
-        for tile in range(first_tile, last_tile):
-            p = _pixels(tile, BLOCK_P, WIDE)
-            x = _planes(x_ptr + b * sb, p, P, C, W, sc, sh, sw, FLAT, BLOCK_C)
-            h = tl.sum(w1[:, :, None] * x[:, None, :], axis=0)
-            deviation, y, _, f = _features(h, mean, slope, beta, w2)
-            _, dh = _feature_gradients(p < P, y, f, image, w2)
-            if TRAINING:
-                dh = tl.where(p[None, :] < P, dh - mean_dy[:, None] - deviation * tilt[:, None], 0.0)
-                sum_x += x
-                sum_dh += dh
-            dw1 += dh[None, :, :] * x[:, None, :]
-            if NEED_DX:
-                dx = tl.sum(w1[:, :, None] * (dh * slope[:, None])[None, :, :], axis=1)
-                at = dx_ptr + b * db + tl.trans(_offsets(p, c, W, dc, dh_stride, dw_stride, FLAT_DX, WIDE))
-                on_tile = (c[:, None] < C) & (p[None, :] < P)
-                if ADD:
-                    dx += tl.load(at, mask=on_tile, other=0.0).to(tl.float32)
-                tl.store(at, dx.to(dx_ptr.dtype.element_ty), mask=on_tile)
-    part = part_ptr + program.to(tl.int64) * N * C + n[None, :] * C + c[:, None]
-    tl.store(part, tl.sum(dw1, axis=2) * slope[None, :], mask=(c[:, None] < C) & (n[None, :] < N))
-    if TRAINING:
-        tl.store(sum_x_ptr + program * C + c, tl.sum(sum_x, axis=1), mask=c < C)
-        tl.store(sum_dh_ptr + program * N + n, tl.sum(sum_dh, axis=1) * slope, mask=n < N)
 
 
 @jit()

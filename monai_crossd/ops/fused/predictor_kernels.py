@@ -25,9 +25,10 @@ That is at most ``2 N = 32`` operations for each element moved: bound by memory 
   then both are read, the last term by programs side by side, mostly from the cache.
 - ``C <= 2 N``: storing ``h`` would cost as much as ``x`` or more, so it is computed wherever it is needed: forward
   ``2 B C P`` in training and ``B C P`` in eval mode; backward ``3 B C P``, or ``2 B C P`` where ``dx`` is not needed,
-  and ``2 B N P`` for ``dy``, which images of a few channels do without.
+  and ``2 B N P`` for ``dy``. ``planes_kernels``, for images of a few channels, does without ``dy`` and reads ``x`` once
+  where ``dx`` is not needed.
 - Besides, partial sums of about ``PROGRAMS`` programs: ``2 N`` numbers of each for the statistics, 12 for the pooling,
-  ``6 N`` and ``(N + 1) C`` backward.
+  ``6 N`` and ``(N + 1) C`` backward, or ``(5 + C) N`` and ``(1 + C) C`` for a few channels.
 
 ``h`` is accumulated in float32 and stored as ``(B, N, P)`` in the dtype of ``x``, as torch stores a convolution's
 output; training statistics are those of the stored values. All else is float32, ``dy`` as it is stored too; all sums

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import planes_kernels
 from . import predictor_backward_kernels as backward_kernels
 from . import predictor_kernels as forward_kernels
 from .replay import launch
@@ -30,7 +31,7 @@ MULTIPROCESSORS = 132  # of an H100 SXM or H200: tiles shrink while there are fe
 PROGRAMS = 528  # four a multiprocessor: one wave, or two where registers allow two; more only adds partial sums
 NUM_WARPS = 4  # one warp group, which a product of 64 rows takes
 NUM_STAGES = 3  # tiles in flight: 48 KiB of float32, so that four programs share a multiprocessor's 228 KiB
-NUM_STAGES_DX = 2  # where ``dx`` is written: two programs fit by registers, and a third stage spills some of them
+NUM_STAGES_DX = {2: 2, 4: 3}  # where ``dx`` is written, by bytes of a value
 RECOMPUTE = 2  # up to this many times the hidden channels in ``C``, reading ``x`` again is cheaper than storing ``h``
 
 
@@ -206,43 +207,67 @@ def write_gradients(
     """
     (hidden, channels), images, pixels = net.w1.shape[:2], x.shape[0], x.shape[2] * x.shape[3]
     load, sizes = not _recomputes(channels, hidden), _sizes(x, hidden)
-    planes = sizes["PLANES"] > 0
-    args = (x, net.w1, h, dr, stats, soft, net.gamma, net.beta, net.w2)
+    written, place = x if dx is None else dx, (0, 0, 0, 0, True) if dx is None else _place(dx)
+    to = {**dict(zip(("db", "dc", "dh_stride", "dw_stride", "FLAT_DX"), place, strict=True)), "ADD": add}
+    if sizes.pop("PLANES"):
+        return _write_planes_gradients(dr, x, stats, soft, net, training, grads, dx, to, sizes)
     with torch.cuda.device_of(x):
-        tiles = _tiles(images, pixels, load or planes)
+        tiles = _tiles(images, pixels, load)
         parts = cdiv(tiles["all_tiles"], tiles["run"])
         part = x.new_empty((6, hidden, parts), dtype=torch.float32)
         sums = x.new_empty((2, hidden), dtype=torch.float32)
-        dy = x.new_empty((0,) if planes else (images, hidden, pixels), dtype=torch.float32)  # rounded once, as dh
+        dy = x.new_empty((images, hidden, pixels), dtype=torch.float32)  # rounded once, as dh
         launch(
-            backward_kernels.parameter_sums_kernel, (parts,), *args, dy, part, B=images, LOAD=load, STORE=not planes,
-            **tiles, **sizes,
+            backward_kernels.parameter_sums_kernel, (parts,), x, net.w1, h, dr, stats, soft, net.gamma, net.beta,
+            net.w2, dy, part, B=images, LOAD=load, **tiles, **sizes,
         )  # fmt: skip
         launch(
             backward_kernels.parameter_gradient_kernel, (hidden,), part, dr, stats, net.gamma, sums, *grads[1:],
             images, hidden, parts, TRAINING=training, BLOCK_T=BLOCK_T,
         )  # fmt: skip
-        blocks = 1 if planes else cdiv(channels, sizes["BLOCK_C"])
-        tiles = _tiles(images, pixels, planes, blocks)
+        blocks = cdiv(channels, sizes["BLOCK_C"])
+        tiles = _tiles(images, pixels, False, blocks)
         parts = cdiv(tiles["all_tiles"], tiles["run"])
         part = x.new_empty((parts, hidden, channels), dtype=torch.float32)
         sum_x, sum_dh = (x.new_empty((parts, count), dtype=torch.float32) for count in (channels, hidden))
-        written = (x if dx is None else dx, part, sum_x, sum_dh)
-        db, dc, dh, dw, flat = (0, 0, 0, 0, True) if dx is None else _place(dx)
-        modes = {
-            "db": db, "dc": dc, "dh_stride": dh, "dw_stride": dw, "FLAT_DX": flat, "TRAINING": training,
-            "NEED_DX": dx is not None, "ADD": add, **tiles, **sizes, "num_stages": NUM_STAGES_DX,
-        }  # fmt: skip
-        if modes.pop("PLANES"):
-            del modes["PRECISION"]
-            launch(backward_kernels.planes_gradient_kernel, (parts,), *args, sums, *written, B=images, **modes)
-        else:
-            launch(
-                backward_kernels.input_gradient_kernel, (parts * blocks,), x, net.w1, h, dy, stats, net.gamma, sums,
-                *written, B=images, blocks=blocks, LOAD=load, SCALE=x.dtype == torch.float16, **modes,
-            )  # fmt: skip
+        sizes["num_stages"] = NUM_STAGES_DX[x.element_size()]
+        launch(
+            backward_kernels.input_gradient_kernel, (parts * blocks,), x, net.w1, h, dy, stats, net.gamma, sums,
+            written, part, sum_x, sum_dh, B=images, blocks=blocks, TRAINING=training, LOAD=load,
+            NEED_DX=dx is not None, SCALE=x.dtype == torch.float16, **to, **tiles, **sizes,
+        )  # fmt: skip
         launch(
             backward_kernels.weight_gradient_kernel, (hidden, cdiv(channels, BLOCK_PARTS_C)), part, sum_x, sum_dh,
             grads.w1, images, pixels, channels, hidden, parts, TRAINING=training, BLOCK_T=BLOCK_PARTS,
             BLOCK_C=BLOCK_PARTS_C, num_warps=2 * NUM_WARPS,
         )  # fmt: skip
+
+
+def _write_planes_gradients(
+    dr: Tensor, x: Tensor, stats: Tensor, soft: Tensor, net: Predictor, training: bool, grads: Predictor,
+    dx: Tensor | None, to: dict[str, Any], sizes: dict[str, Any],
+) -> None:  # fmt: skip
+    """The same for images of few channels; ``to`` and ``sizes`` are what kernels are told of ``dx`` and ``x``."""
+    (hidden, channels), images, pixels = net.w1.shape[:2], x.shape[0], x.shape[2] * x.shape[3]
+    del sizes["PRECISION"]
+    with torch.cuda.device_of(x):
+        tiles = _tiles(images, pixels, True)
+        parts = cdiv(tiles["all_tiles"], tiles["run"])
+        part = x.new_empty((5 + channels, hidden, parts), dtype=torch.float32)
+        moments = x.new_empty((1 + channels, channels, parts), dtype=torch.float32)
+        sums = x.new_empty((2, hidden), dtype=torch.float32)
+        predictor = (dr, stats, soft, net.gamma, net.beta, net.w2)
+        launch(
+            planes_kernels.planes_sums_kernel, (parts,), x, net.w1, *predictor, part, moments, B=images, **tiles,
+            **sizes,
+        )  # fmt: skip
+        known = {name: sizes[name] for name in ("P", "C", "W", "N", "sc", "sh", "sw", "FLAT", "BLOCK_C")}
+        launch(
+            planes_kernels.planes_parameter_gradient_kernel, (hidden,), x, net.w1, part, moments, dr, stats, net.gamma,
+            sums, *grads, B=images, parts=parts, TRAINING=training, BLOCK_T=BLOCK_T, **known,
+        )  # fmt: skip
+        if dx is not None:
+            launch(
+                planes_kernels.planes_input_gradient_kernel, (parts,), x, net.w1, *predictor, sums, dx, B=images,
+                TRAINING=training, **to, **tiles, **sizes,
+            )  # fmt: skip

@@ -29,6 +29,19 @@ def _offsets(p, c, W, sc, sh, sw, FLAT: tl.constexpr, WIDE: tl.constexpr):
 
 
 @jit()
+def _share(program, run, tiles, all_tiles):
+    """A program's first tile and the one behind its last, its first image and how many it has."""
+    first, last = program * run, tl.minimum(program * run + run, all_tiles)
+    return first, last, first // tiles, (last + tiles - 1) // tiles - first // tiles
+
+
+@jit()
+def _part(first, last, image, tiles):
+    """The same tiles within one image."""
+    return tl.maximum(first - image * tiles, 0), tl.minimum(last - image * tiles, tiles)
+
+
+@jit()
 def _stacked(pointer, step, inside, count, BLOCK: tl.constexpr):
     """``count`` rows of numbers, each ``step`` elements behind the other, (BLOCK, BLOCK_P) in float32, zeros outside.
 
