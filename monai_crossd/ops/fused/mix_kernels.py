@@ -57,6 +57,19 @@ def mix_kernel(
         tl.store(k_at, acc.to(k.dtype.element_ty), mask=r_ok & n_ok)
 
 
+@jit()
+def _product(dk, other, acc, PRECISION: tl.constexpr):
+    """``acc + dk other``, ``other`` in float32; next to 16 bits as a sum of two such, which has some 17 bits or more.
+
+    So what was loaded is multiplied from where it lies, in shared memory, by Hopper's warpgroups.
+    """
+    if dk.dtype.primitive_bitwidth == 32:
+        return tl.dot(dk, other, acc, input_precision=PRECISION)
+    high = other.to(dk.dtype)
+    low = (other - high.to(tl.float32)).to(dk.dtype)
+    return tl.dot(dk, low, tl.dot(dk, high, acc))
+
+
 @jit("n_rows", "parts")
 def unmix_u_kernel(
     m, dk, du, n_rows, n_values, parts,
@@ -69,17 +82,24 @@ def unmix_u_kernel(
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)
-    n_ok, s_ok = (n < n_values)[None, :], (s < S)[:, None]
-    acc = tl.zeros((BLOCK_S, BLOCK_N), tl.float32)  # values lie side by side in dk: as columns they need no turning
+    n_ok, s_ok = n < n_values, s < S
+    HALF: tl.constexpr = dk.dtype.element_ty.primitive_bitwidth == 16
+    # values lie side by side in dk: float32 needs no turning as columns, and 16 bits are turned by the product
+    acc = tl.zeros((BLOCK_N, BLOCK_S) if HALF else (BLOCK_S, BLOCK_N), tl.float32)
     for first in range(0, n_rows, BLOCK_R):
         r = first + tl.arange(0, BLOCK_R)
-        r_ok = r < n_rows
+        r_ok = (r < n_rows)[:, None]
         row = r // (parts * T) * T + r % T
-        mt = tl.load(m + row[None, :] * S + s[:, None], mask=r_ok[None, :] & s_ok, other=0.0)
+        mt = tl.load(m + row[:, None] * S + s[None, :], mask=r_ok & s_ok[None, :], other=0.0)
         at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
-        dkt = tl.load(at, mask=r_ok[:, None] & n_ok, other=0.0).to(tl.float32)  # (BLOCK_R, BLOCK_N)
-        acc = tl.dot(mt, dkt, acc, input_precision=PRECISION)
-    du_at, ok = du + n[None, :] * S + s[:, None], n_ok & s_ok
+        dkt = tl.load(at, mask=r_ok & n_ok[None, :], other=0.0)  # (BLOCK_R, BLOCK_N)
+        if HALF:
+            acc = _product(tl.trans(dkt), mt, acc, PRECISION)
+        else:
+            acc = tl.dot(tl.trans(mt), dkt, acc, input_precision=PRECISION)
+    if not HALF:
+        acc = tl.trans(acc)
+    du_at, ok = du + n[:, None] * S + s[None, :], n_ok[:, None] & s_ok[None, :]
     if ADD:
         acc += tl.load(du_at, mask=ok, other=0.0)
     tl.store(du_at, acc.to(du.dtype.element_ty), mask=ok)
@@ -100,8 +120,8 @@ def unmix_m_kernel(
         n = first + tl.arange(0, BLOCK_N)
         n_ok = n < n_values
         at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
-        dkt = tl.load(at, mask=r_ok & n_ok[None, :], other=0.0).to(tl.float32)
+        dkt = tl.load(at, mask=r_ok & n_ok[None, :], other=0.0)
         ut = tl.load(u + n[:, None] * S + s[None, :], mask=n_ok[:, None] & s_ok, other=0.0).to(tl.float32)
-        acc = tl.dot(dkt, ut, acc, input_precision=PRECISION)
+        acc = _product(dkt, ut, acc, PRECISION)
     dm_at = dm + (tl.program_id(1).to(tl.int64) * n_rows + r[:, None]) * S + s[None, :]
     tl.store(dm_at, acc, mask=r_ok & s_ok)

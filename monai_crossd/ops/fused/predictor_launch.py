@@ -20,8 +20,9 @@ __all__ = ["Predictor", "Running", "empty_grads", "shape_h", "write_gradients", 
 
 # Launches, for Hopper. They do not ask the device, so that sums keep their order from one machine to another.
 BLOCK_P = 64  # pixels of a tile: 256 bytes of float32 in a row, and the 64 rows of Hopper's warp-group product
-THREADS = 128  # pixels of a tile where a thread takes one with all its hidden values, and threads of a program
+THREADS = 64  # pixels of a tile where a thread takes one with all its hidden values, and threads of a program
 PLANES = 4  # up to so many channels ``W1 x`` is such a case, with more a product of matrices
+PLANES_THREADS = 128  # there
 BLOCK_P_MIN = 16  # pixels of a tile where images are small: the fewest rows of any matrix unit
 BLOCK_C = 64  # channels of a tile: with 64 pixels 16 KiB of float32, two or three of which in flight hide the latency
 BLOCK_T = 256  # partial sums read at once: a few numbers a thread
@@ -96,19 +97,19 @@ def _precision(dtype: torch.dtype) -> str:
     return "ieee" if _interpreted() else "tf32" if precision(dtype) == "tf32" else "tf32x3"
 
 
-def _block(images: int, pixels: int, threads: bool, blocks: int = 1) -> dict[str, int]:
+def _block(images: int, pixels: int, threads: int = 0, blocks: int = 1) -> dict[str, int]:
     """Pixels of a tile, fewer where an image has fewer or where the tiles would not fill the device, and warps.
 
-    ``threads`` is for kernels whose threads take a pixel each.
+    ``threads`` is for kernels whose threads take a pixel each: so many at most.
     """
-    most, least = (THREADS, min(THREADS, 32)) if threads else (BLOCK_P, BLOCK_P_MIN)
+    most, least = (threads, min(threads, 32)) if threads else (BLOCK_P, BLOCK_P_MIN)
     block = min(most, max(least, _power(pixels)))
     while block > least and images * cdiv(pixels, block) * blocks < MULTIPROCESSORS:
         block //= 2
     return {"BLOCK_P": block, "num_warps": max(1, block // 32) if threads else NUM_WARPS}
 
 
-def _tiles(images: int, pixels: int, threads: bool, blocks: int = 1) -> dict[str, int]:
+def _tiles(images: int, pixels: int, threads: int = 0, blocks: int = 1) -> dict[str, int]:
     """Tiles of all images, dealt in runs to at most ``PROGRAMS`` programs."""
     block = _block(images, pixels, threads, blocks)
     tiles = cdiv(pixels, block["BLOCK_P"])
@@ -116,12 +117,17 @@ def _tiles(images: int, pixels: int, threads: bool, blocks: int = 1) -> dict[str
     return {"tiles": tiles, "all_tiles": images * tiles, "run": run, **block}
 
 
+def _threads(sizes: dict[str, Any], load: bool = False) -> int:
+    """Most pixels of a tile in a kernel whose threads take one each, else none; ``load`` where it loads ``h``."""
+    return PLANES_THREADS if sizes.get("PLANES") else THREADS if load else 0
+
+
 def _pool_hidden(
     x: Tensor, args: tuple[Tensor, ...], r: Tensor, soft: Tensor, hidden: int, modes: dict[str, Any]
 ) -> None:
     """From ``h`` or ``x`` to ``r``; ``args`` are the pointers of ``pool_kernel`` between ``x`` and the partial sums."""
     images, pixels, sizes = x.shape[0], x.shape[2] * x.shape[3], _sizes(x, hidden)
-    block = _block(images, pixels, modes["LOAD"] or sizes["PLANES"])
+    block = _block(images, pixels, _threads(sizes, modes["LOAD"]))
     tiles = cdiv(pixels, block["BLOCK_P"])
     run = cdiv(tiles, max(1, PROGRAMS // images))
     programs = cdiv(tiles, run)
@@ -165,7 +171,7 @@ def write_pool(
         source = x.new_empty(shape_h(x, hidden, True)) if load and not keep else h
         if training:
             sizes = _sizes(x, hidden)
-            tiles = _tiles(images, x.shape[2] * x.shape[3], sizes["PLANES"])
+            tiles = _tiles(images, x.shape[2] * x.shape[3], _threads(sizes))
             parts = cdiv(tiles["all_tiles"], tiles["run"])
             part = x.new_empty((1 + 2 * hidden, parts), dtype=torch.float32)
             launch(
@@ -212,7 +218,7 @@ def write_gradients(
     if sizes.pop("PLANES"):
         return _write_planes_gradients(dr, x, stats, soft, net, training, grads, dx, to, sizes)
     with torch.cuda.device_of(x):
-        tiles = _tiles(images, pixels, load)
+        tiles = _tiles(images, pixels, _threads(sizes, load))
         parts = cdiv(tiles["all_tiles"], tiles["run"])
         part = x.new_empty((6, hidden, parts), dtype=torch.float32)
         sums = x.new_empty((2, hidden), dtype=torch.float32)
@@ -226,7 +232,7 @@ def write_gradients(
             images, hidden, parts, TRAINING=training, BLOCK_T=BLOCK_T,
         )  # fmt: skip
         blocks = cdiv(channels, sizes["BLOCK_C"])
-        tiles = _tiles(images, pixels, False, blocks)
+        tiles = _tiles(images, pixels, blocks=blocks)
         parts = cdiv(tiles["all_tiles"], tiles["run"])
         part = x.new_empty((parts, hidden, channels), dtype=torch.float32)
         sum_x, sum_dh = (x.new_empty((parts, count), dtype=torch.float32) for count in (channels, hidden))
@@ -251,7 +257,7 @@ def _write_planes_gradients(
     (hidden, channels), images, pixels = net.w1.shape[:2], x.shape[0], x.shape[2] * x.shape[3]
     del sizes["PRECISION"]
     with torch.cuda.device_of(x):
-        tiles = _tiles(images, pixels, True)
+        tiles = _tiles(images, pixels, PLANES_THREADS)
         parts = cdiv(tiles["all_tiles"], tiles["run"])
         part = x.new_empty((5 + channels, hidden, parts), dtype=torch.float32)
         moments = x.new_empty((1 + channels, channels, parts), dtype=torch.float32)

@@ -101,7 +101,7 @@ def test_takes_any_strides(layout, dtype):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("channels", [3, 70])
 def test_many_tiles_and_programs(channels, training, monkeypatch):
-    values = {"BLOCK_P": 16, "BLOCK_C": 32, "BLOCK_T": 2, "BLOCK_PARTS": 2, "THREADS": 16}
+    values = {"BLOCK_P": 16, "BLOCK_C": 32, "BLOCK_T": 2, "BLOCK_PARTS": 2, "THREADS": 16, "PLANES_THREADS": 16}
     values |= {"PROGRAMS": 7, "MULTIPROCESSORS": 1}
     for name, value in values.items():
         monkeypatch.setattr(launches, name, value)

@@ -87,6 +87,6 @@ def test_as_exact_as_torch(x):
 
 
 def test_many_tiles_and_programs(monkeypatch):
-    for name, value in {"THREADS": 32, "BLOCK_T": 2, "PROGRAMS": 7, "MULTIPROCESSORS": 1}.items():
+    for name, value in {"PLANES_THREADS": 32, "BLOCK_T": 2, "PROGRAMS": 7, "MULTIPROCESSORS": 1}.items():
         monkeypatch.setattr(predictor_launch, name, value)
     assert worst(predictor(2), torch.randn(5, 2, 19, 17, device=DEVICE)) < 1e-5
