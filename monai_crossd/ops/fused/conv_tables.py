@@ -73,8 +73,19 @@ BOXES: list[tuple[int, int, Boxes | None]] = [
 ROWS = {"half": Launch(64, 128, 64, 4, 3), "ieee": Launch(64, 64, 16, 4, 2)}
 # rows of U, none, rows of M at a time; longer rows than those of K = 3 take fewer of U
 MIX = {"half": Launch(128, 0, 64, 4, 3), "ieee": Launch(64, 0, 16, 4, 2)}
-# rows of U for dU, rows of U for dM, rows of dk at a time; {kernel: rows of (most rows of U, launch)}
-UNMIX: dict[str, list[tuple[int, Launch]]] = {
-    "u": [(64 * 64, Launch(32, 0, 64, 4, 3)), (128 * 128, Launch(128, 0, 64, 4, 3)), (ANY, Launch(256, 0, 32, 4, 3))],
-    "m": [(ANY, Launch(0, 64, 128, 8, 2))],
+# rows of U for dU, rows of U for dM, rows of dk at a time; {(kernel, bytes of a value of dk): rows of (most rows of U,
+# launch)}
+UNMIX: dict[tuple[str, int], list[tuple[int, Launch]]] = {
+    ("u", 2): [
+        (64 * 64, Launch(32, 0, 64, 4, 4)),
+        (128 * 128, Launch(128, 0, 64, 4, 3)),
+        (ANY, Launch(256, 0, 32, 4, 4)),
+    ],
+    ("u", 4): [
+        (64 * 64, Launch(32, 0, 64, 4, 3)),
+        (128 * 128, Launch(128, 0, 64, 4, 3)),
+        (ANY, Launch(256, 0, 32, 4, 3)),
+    ],
+    ("m", 2): [(ANY, Launch(0, 64, 128, 4, 3))],
+    ("m", 4): [(ANY, Launch(0, 64, 128, 8, 2))],
 }

@@ -58,16 +58,13 @@ def mix_kernel(
 
 
 @jit()
-def _product(dk, other, acc, PRECISION: tl.constexpr):
-    """``acc + dk other``, ``other`` in float32; next to 16 bits as a sum of two such, which has some 17 bits or more.
-
-    So what was loaded is multiplied from where it lies, in shared memory, by Hopper's warpgroups.
-    """
+def _product(few, dk, acc, PRECISION: tl.constexpr):
+    """``acc + few dk``, ``few`` in float32; next to 16 bits as a sum of two such, which has some 16 bits or more."""
     if dk.dtype.primitive_bitwidth == 32:
-        return tl.dot(dk, other, acc, input_precision=PRECISION)
-    high = other.to(dk.dtype)
-    low = (other - high.to(tl.float32)).to(dk.dtype)
-    return tl.dot(dk, low, tl.dot(dk, high, acc))
+        return tl.dot(few, dk, acc, input_precision=PRECISION)
+    high = few.to(dk.dtype)
+    low = (few - high.to(tl.float32)).to(dk.dtype)
+    return tl.dot(low, dk, tl.dot(high, dk, acc))
 
 
 @jit("n_rows", "parts")
@@ -82,24 +79,17 @@ def unmix_u_kernel(
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)
-    n_ok, s_ok = n < n_values, s < S
-    HALF: tl.constexpr = dk.dtype.element_ty.primitive_bitwidth == 16
-    # values lie side by side in dk: float32 needs no turning as columns, and 16 bits are turned by the product
-    acc = tl.zeros((BLOCK_N, BLOCK_S) if HALF else (BLOCK_S, BLOCK_N), tl.float32)
+    n_ok, s_ok = (n < n_values)[None, :], (s < S)[:, None]
+    acc = tl.zeros((BLOCK_S, BLOCK_N), tl.float32)  # values lie side by side in dk: as columns they need no turning
     for first in range(0, n_rows, BLOCK_R):
         r = first + tl.arange(0, BLOCK_R)
-        r_ok = (r < n_rows)[:, None]
+        r_ok = r < n_rows
         row = r // (parts * T) * T + r % T
-        mt = tl.load(m + row[:, None] * S + s[None, :], mask=r_ok & s_ok[None, :], other=0.0)
+        mt = tl.load(m + row[None, :] * S + s[:, None], mask=r_ok[None, :] & s_ok, other=0.0)
         at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
-        dkt = tl.load(at, mask=r_ok & n_ok[None, :], other=0.0)  # (BLOCK_R, BLOCK_N)
-        if HALF:
-            acc = _product(tl.trans(dkt), mt, acc, PRECISION)
-        else:
-            acc = tl.dot(tl.trans(mt), dkt, acc, input_precision=PRECISION)
-    if not HALF:
-        acc = tl.trans(acc)
-    du_at, ok = du + n[:, None] * S + s[None, :], n_ok[:, None] & s_ok[None, :]
+        dkt = tl.load(at, mask=r_ok[:, None] & n_ok, other=0.0)  # (BLOCK_R, BLOCK_N)
+        acc = _product(mt, dkt, acc, PRECISION)
+    du_at, ok = du + n[None, :] * S + s[:, None], n_ok & s_ok
     if ADD:
         acc += tl.load(du_at, mask=ok, other=0.0)
     tl.store(du_at, acc.to(du.dtype.element_ty), mask=ok)
@@ -113,15 +103,22 @@ def unmix_m_kernel(
     """``dm[share of n, r, s] = sum_n dk[r, n] u[n, s]`` for a block of rows ``r`` of ``dk`` and a share of ``n``."""
     r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     s = tl.program_id(2) * BLOCK_S + tl.arange(0, BLOCK_S)
-    r_ok, s_ok = (r < n_rows)[:, None], (s < S)[None, :]
+    r_ok, s_ok = r < n_rows, s < S
     start = tl.program_id(1) * share
-    acc = tl.zeros((BLOCK_R, BLOCK_S), tl.float32)
+    HALF: tl.constexpr = dk.dtype.element_ty.primitive_bitwidth == 16
+    acc = tl.zeros((BLOCK_S, BLOCK_R) if HALF else (BLOCK_R, BLOCK_S), tl.float32)
     for first in range(start, tl.minimum(start + share, n_values), BLOCK_N):
         n = first + tl.arange(0, BLOCK_N)
         n_ok = n < n_values
         at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
-        dkt = tl.load(at, mask=r_ok & n_ok[None, :], other=0.0)
-        ut = tl.load(u + n[:, None] * S + s[None, :], mask=n_ok[:, None] & s_ok, other=0.0).to(tl.float32)
-        acc = _product(dkt, ut, acc, PRECISION)
+        dkt = tl.load(at, mask=r_ok[:, None] & n_ok[None, :], other=0.0)
+        if HALF:
+            ut = tl.load(u + n[None, :] * S + s[:, None], mask=n_ok[None, :] & s_ok[:, None], other=0.0).to(tl.float32)
+            acc = _product(ut, tl.trans(dkt), acc, PRECISION)
+        else:
+            ut = tl.load(u + n[:, None] * S + s[None, :], mask=n_ok[:, None] & s_ok[None, :], other=0.0).to(tl.float32)
+            acc = tl.dot(dkt, ut, acc, input_precision=PRECISION)
+    if HALF:
+        acc = tl.trans(acc)
     dm_at = dm + (tl.program_id(1).to(tl.int64) * n_rows + r[:, None]) * S + s[None, :]
-    tl.store(dm_at, acc, mask=r_ok & s_ok)
+    tl.store(dm_at, acc, mask=r_ok[:, None] & s_ok[None, :])

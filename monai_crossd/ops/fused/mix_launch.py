@@ -78,7 +78,7 @@ def unmix_u(M: Tensor, dk: Tensor, du: Tensor, add: bool, blocks: Launch | None 
         blocks: block sizes, by default ``UNMIX``.
     """
     (batch, taps, depth), n = M.shape, du.shape[0] * du.shape[1]
-    rows, blocks = batch * dk.shape[1] * taps, blocks or _unmix_launch("u", n)
+    rows, blocks = batch * dk.shape[1] * taps, blocks or _unmix_launch("u", dk, n)
     block_n, sizes = block(blocks.block_m, n), _unmix_blocks(dk, M, blocks)
     launch(
         unmix_u_kernel, (cdiv(n, block_n), cdiv(depth, sizes["BLOCK_S"])), M, dk, du, rows, n, dk.shape[1],
@@ -99,7 +99,7 @@ def unmix_m(U: Tensor, M: Tensor, dk: Tensor, blocks: Launch | None = None) -> T
         ``(shares, B, parts, K*K, K*K*K)`` in float32, to be summed over shares and parts.
     """
     (batch, taps, depth), n, parts = M.shape, U.shape[0] * U.shape[1], dk.shape[1]
-    rows, blocks = batch * parts * taps, blocks or _unmix_launch("m", n)
+    rows, blocks = batch * parts * taps, blocks or _unmix_launch("m", dk, n)
     block_n, sizes = block(blocks.block_n, n), _unmix_blocks(dk, M, blocks)
     of_rows, of_depth = cdiv(rows, sizes["BLOCK_R"]), cdiv(depth, sizes["BLOCK_S"])
     share = cdiv(cdiv(n, cdiv(PROGRAMS, of_rows * of_depth)), block_n) * block_n
@@ -108,8 +108,8 @@ def unmix_m(U: Tensor, M: Tensor, dk: Tensor, blocks: Launch | None = None) -> T
     return dm
 
 
-def _unmix_launch(kernel: str, n: int) -> Launch:
-    return next(blocks for most, blocks in UNMIX[kernel] if n <= most)
+def _unmix_launch(kernel: str, dk: Tensor, n: int) -> Launch:
+    return next(blocks for most, blocks in UNMIX[kernel, dk.itemsize] if n <= most)
 
 
 def _unmix_blocks(dk: Tensor, M: Tensor, blocks: Launch) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from monai_crossd.ops.fused.predictor_tiles import (
     _features,
     _of_image,
     _offsets,
+    _outputs,
     _part,
     _pixels,
     _places,
@@ -48,54 +49,52 @@ def planes_sums_kernel(
     B, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
     FLAT: tl.constexpr, WIDE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Sums over ``run`` tiles, ``x`` from the center on.
+    """Sums over ``run`` tiles, of ``x`` from the center on with a channel of ones behind it, ``x1``.
 
-    Of ``dy``, the four rows of ``dW2`` and ``dy x``, (5 + C, N, programs); of ``x`` and ``x x^T``,
-    (1 + C, C, programs).
+    Of the four rows of ``dW2`` and ``dy x1``, (5 + C, N, programs); of ``x1 x1^T``, (1 + C, 1 + C, programs). More of
+    them would not fit into registers.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     n, c = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_C)
-    mean, invstd = _vector(stats_ptr, n, N), _vector(stats_ptr + N, n, N)
-    slope, beta, w2 = _vector(gamma_ptr, n, N) * invstd, _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
+    mean, slope = _vector(stats_ptr, n, N), _vector(gamma_ptr, n, N) * _vector(stats_ptr + N, n, N)
+    w2 = _rows(w2_ptr, n, N)
     w1 = _columns_of_w1(w1_ptr, n, C, N, BLOCK_C, x_ptr.dtype.element_ty)
     center = _center(x_ptr, c, P, C, W, sc, sh, sw, FLAT)
+    at_center = (tl.sum(w1 * center[:, None], axis=0) - mean) * slope + _vector(beta_ptr, n, N)
+    line = tl.where(c[:, None] == C, at_center[None, :], w1 * slope[None, :])  # y = line^T x1
     none = tl.zeros((BLOCK_N, BLOCK_P), tl.float32)  # pixels are added up at the end
-    sum_dy, dw0, dw1, dw2, dw3 = none, none, none, none, none
+    dw0, dw1, dw2, dw3 = none, none, none, none
     dy_x = tl.zeros((BLOCK_C, BLOCK_N, BLOCK_P), tl.float32)
-    sum_x = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
     x_x = tl.zeros((BLOCK_C, BLOCK_C, BLOCK_P), tl.float32)
     first, last, first_image, images = _share(program, run, tiles, all_tiles)
     for number in range(images):  # all from this number: sums of steps Triton 3.6 takes for constant
         first_tile, last_tile = _part(first, last, first_image + number, tiles)
         b = (first_image + number).to(tl.int64)
         image = _of_image(dr_ptr, soft_ptr, B, b)
+        ahead = _planes(x_ptr + b * sb, _pixels(first_tile, BLOCK_P, WIDE), P, C, W, sc, sh, sw, FLAT, BLOCK_C)
         for tile in range(first_tile, last_tile):
-            p = _pixels(tile, BLOCK_P, WIDE)
-            x = _planes(x_ptr + b * sb, p, P, C, W, sc, sh, sw, FLAT, BLOCK_C)
-            h = tl.sum(w1[:, :, None] * x[:, None, :], axis=0)
-            _, y, z, f = _features(h, mean, slope, beta, w2)
+            p, x = _pixels(tile, BLOCK_P, WIDE), ahead
+            ahead = _planes(x_ptr + b * sb, _pixels(tile + 1, BLOCK_P, WIDE), P, C, W, sc, sh, sw, FLAT, BLOCK_C)
+            x = tl.where(c[:, None] == C, 1.0, x - center[:, None])
+            y = tl.sum(line[:, :, None] * x[:, None, :], axis=0)
+            z, f = _outputs(y, w2)
             df, dy = _feature_gradients(p < P, y, f, image, w2)
-            x = tl.where(p[None, :] < P, x - center[:, None], 0.0)
-            sum_dy += dy
             dw0 += df[0][None, :] * z
             dw1 += df[1][None, :] * z
             dw2 += df[2][None, :] * z
             dw3 += df[3][None, :] * z
             dy_x += dy[None, :, :] * x[:, None, :]
-            sum_x += x
+            x = tl.where(p[None, :] < P, x, 0.0)
             x_x += x[:, None, :] * x[None, :, :]
     part, every = part_ptr + n * programs + program, N * programs
-    tl.store(part, tl.sum(sum_dy, axis=1), mask=n < N)
-    tl.store(part + every, tl.sum(dw0, axis=1), mask=n < N)
-    tl.store(part + 2 * every, tl.sum(dw1, axis=1), mask=n < N)
-    tl.store(part + 3 * every, tl.sum(dw2, axis=1), mask=n < N)
-    tl.store(part + 4 * every, tl.sum(dw3, axis=1), mask=n < N)
-    inside = (c[:, None] < C) & (n[None, :] < N)
-    tl.store(part[None, :] + (5 + c)[:, None] * every, tl.sum(dy_x, axis=2), mask=inside)
-    moment = moment_ptr + c * programs + program
-    tl.store(moment, tl.sum(sum_x, axis=1), mask=c < C)
-    inside = (c[:, None] < C) & (c[None, :] < C)
-    tl.store(moment[None, :] + (1 + c)[:, None] * C * programs, tl.sum(x_x, axis=2), mask=inside)
+    tl.store(part, tl.sum(dw0, axis=1), mask=n < N)
+    tl.store(part + every, tl.sum(dw1, axis=1), mask=n < N)
+    tl.store(part + 2 * every, tl.sum(dw2, axis=1), mask=n < N)
+    tl.store(part + 3 * every, tl.sum(dw3, axis=1), mask=n < N)
+    inside = (c[:, None] <= C) & (n[None, :] < N)
+    tl.store(part[None, :] + (4 + c)[:, None] * every, tl.sum(dy_x, axis=2), mask=inside)
+    moment = moment_ptr + ((1 + C) * c[:, None] + c[None, :]) * programs + program
+    tl.store(moment, tl.sum(x_x, axis=2), mask=(c[:, None] <= C) & (c[None, :] <= C))
 
 
 @jit()
@@ -120,10 +119,10 @@ def planes_parameter_gradient_kernel(
 
     Leaves the sums of ``dy`` and ``dy xhat``, (2, N), for :func:`planes_input_gradient_kernel`.
     """
-    n, c, k, j = tl.program_id(0), tl.arange(0, BLOCK_C), tl.arange(0, 8), tl.arange(0, 4)
-    sums = _total(part_ptr, k * N + n, k < 5, parts, BLOCK_T)  # rows: dy, four of dW2, none
-    dy_x = _total(part_ptr, (5 + c) * N + n, c < C, parts, BLOCK_T)
-    sum_dy = tl.sum(tl.where(k == 0, sums, 0.0), axis=0)
+    n, c, j = tl.program_id(0), tl.arange(0, BLOCK_C), tl.arange(0, 4)
+    dw2 = _total(part_ptr, j * N + n, j < 4, parts, BLOCK_T)
+    dy_x = _total(part_ptr, (4 + c) * N + n, c <= C, parts, BLOCK_T)
+    sum_dy = tl.sum(tl.where(c == C, dy_x, 0.0), axis=0)
     w1 = tl.load(w1_ptr + n * C + c, mask=c < C, other=0.0).to(x_ptr.dtype.element_ty).to(tl.float32)
     center, invstd = _center(x_ptr, c, P, C, W, sc, sh, sw, FLAT), tl.load(stats_ptr + N + n)
     kappa = tl.sum(w1 * center, axis=0) - tl.load(stats_ptr + n)
@@ -131,11 +130,11 @@ def planes_parameter_gradient_kernel(
     sum_dy_xhat = (tl.sum(w1 * dy_x, axis=0) + kappa * sum_dy) * invstd
     if TRAINING:  # the batch's mean takes b1 away again
         pixels = 1.0 * B * P  # B may be a constant here
-        sum_x = _total(moment_ptr, c, c < C, parts, BLOCK_T)
+        sum_x = _total(moment_ptr, C * (1 + C) + c, c < C, parts, BLOCK_T)
         w1_x_x = kappa * sum_x
         for row in range(C):
             of_row = tl.sum(tl.where(c == row, w1, 0.0), axis=0)
-            w1_x_x += of_row * _total(moment_ptr, (1 + row) * C + c, c < C, parts, BLOCK_T)
+            w1_x_x += of_row * _total(moment_ptr, row * (1 + C) + c, c < C, parts, BLOCK_T)
         dw1 = dy_x - sum_dy / pixels * sum_x - sum_dy_xhat / pixels * invstd * w1_x_x
         tl.store(db1_ptr + n, 0.0)
     else:
@@ -146,7 +145,7 @@ def planes_parameter_gradient_kernel(
     tl.store(sums_ptr + N + n, sum_dy_xhat)
     tl.store(dbeta_ptr + n, sum_dy)
     tl.store(dgamma_ptr + n, sum_dy_xhat)
-    tl.store(dw2_ptr + (k - 1) * N + n, sums, mask=(k >= 1) & (k < 5))
+    tl.store(dw2_ptr + j * N + n, dw2)
     if n == 0:  # see parameter_gradient_kernel
         db2 = tl.zeros((4,), dtype=tl.float32)
         for first in range(0, B, BLOCK_T):

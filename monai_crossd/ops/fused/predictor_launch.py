@@ -22,7 +22,8 @@ __all__ = ["Predictor", "Running", "empty_grads", "shape_h", "write_gradients", 
 BLOCK_P = 64  # pixels of a tile: 256 bytes of float32 in a row, and the 64 rows of Hopper's warp-group product
 THREADS = 64  # pixels of a tile where a thread takes one with all its hidden values, and threads of a program
 PLANES = 4  # up to so many channels ``W1 x`` is such a case, with more a product of matrices
-PLANES_THREADS = 128  # there
+PLANES_THREADS = 128  # there,
+PLANES_SUMS = 16  # but for sums of gradients, for which a warp takes so many: two threads share what a pixel needs
 BLOCK_P_MIN = 16  # pixels of a tile where images are small: the fewest rows of any matrix unit
 BLOCK_C = 64  # channels of a tile: with 64 pixels 16 KiB of float32, two or three of which in flight hide the latency
 BLOCK_T = 256  # partial sums read at once: a few numbers a thread
@@ -109,11 +110,11 @@ def _block(images: int, pixels: int, threads: int = 0, blocks: int = 1) -> dict[
     return {"BLOCK_P": block, "num_warps": max(1, block // 32) if threads else NUM_WARPS}
 
 
-def _tiles(images: int, pixels: int, threads: int = 0, blocks: int = 1) -> dict[str, int]:
-    """Tiles of all images, dealt in runs to at most ``PROGRAMS`` programs."""
+def _tiles(images: int, pixels: int, threads: int = 0, blocks: int = 1, programs: int | None = None) -> dict[str, int]:
+    """Tiles of all images, dealt in runs to at most so many programs, ``PROGRAMS`` by default."""
     block = _block(images, pixels, threads, blocks)
     tiles = cdiv(pixels, block["BLOCK_P"])
-    run = cdiv(images * tiles * blocks, PROGRAMS)
+    run = cdiv(images * tiles * blocks, programs or PROGRAMS)
     return {"tiles": tiles, "all_tiles": images * tiles, "run": run, **block}
 
 
@@ -256,11 +257,12 @@ def _write_planes_gradients(
     """The same for images of few channels; ``to`` and ``sizes`` are what kernels are told of ``dx`` and ``x``."""
     (hidden, channels), images, pixels = net.w1.shape[:2], x.shape[0], x.shape[2] * x.shape[3]
     del sizes["PRECISION"]
+    sizes["BLOCK_C"] = _power(channels + 1)  # a channel of ones comes behind
     with torch.cuda.device_of(x):
-        tiles = _tiles(images, pixels, PLANES_THREADS)
+        tiles = _tiles(images, pixels, PLANES_SUMS, programs=2 * PROGRAMS)
         parts = cdiv(tiles["all_tiles"], tiles["run"])
         part = x.new_empty((5 + channels, hidden, parts), dtype=torch.float32)
-        moments = x.new_empty((1 + channels, channels, parts), dtype=torch.float32)
+        moments = x.new_empty((1 + channels, 1 + channels, parts), dtype=torch.float32)
         sums = x.new_empty((2, hidden), dtype=torch.float32)
         predictor = (dr, stats, soft, net.gamma, net.beta, net.w2)
         launch(
@@ -270,9 +272,11 @@ def _write_planes_gradients(
         known = {name: sizes[name] for name in ("P", "C", "W", "N", "sc", "sh", "sw", "FLAT", "BLOCK_C")}
         launch(
             planes_kernels.planes_parameter_gradient_kernel, (hidden,), x, net.w1, part, moments, dr, stats, net.gamma,
-            sums, *grads, B=images, parts=parts, TRAINING=training, BLOCK_T=BLOCK_T, **known,
+            sums, *grads, B=images, parts=parts, TRAINING=training, BLOCK_T=4 * BLOCK_T, **known,
         )  # fmt: skip
         if dx is not None:
+            tiles = _tiles(images, pixels, PLANES_THREADS)
+            parts = cdiv(tiles["all_tiles"], tiles["run"])
             launch(
                 planes_kernels.planes_input_gradient_kernel, (parts,), x, net.w1, *predictor, sums, dx, B=images,
                 TRAINING=training, **to, **tiles, **sizes,

@@ -157,12 +157,19 @@ def _features(h, mean, slope, beta, w2):
     """
     deviation = h - mean[:, None]
     y = deviation * slope[:, None] + beta[:, None]
+    z, f = _outputs(y, w2)
+    return deviation, y, z, f
+
+
+@jit()
+def _outputs(y, w2):
+    """``z = relu(y)`` and ``f``."""
     z = tl.where(y < 0.0, 0.0, y)  # keeps NaN, as torch does
     f = (
         tl.sum(z * w2[0][:, None], axis=0), tl.sum(z * w2[1][:, None], axis=0),
         tl.sum(z * w2[2][:, None], axis=0), tl.sum(z * w2[3][:, None], axis=0),
     )  # fmt: skip
-    return deviation, y, z, f
+    return z, f
 
 
 @jit()
