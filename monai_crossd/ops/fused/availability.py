@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ __all__ = ["INTERPRETED", "available"]
 
 _TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+_known: dict[torch.device, bool] = {}
 
 
 def available(x: Tensor) -> bool:
@@ -20,7 +20,9 @@ def available(x: Tensor) -> bool:
     return _TRITON and (INTERPRETED or (x.is_cuda and _fits(x.device)))
 
 
-@cache
+@torch.compiler.assume_constant_result  # asked once for a graph, not traced
 def _fits(device: torch.device) -> bool:
     """Whether Triton compiles for a GPU, and has what the kernels ask for: since NVIDIA's Ampere."""
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    if device not in _known:  # a dictionary, since torch.compile warns of functools.cache
+        _known[device] = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    return _known[device]
