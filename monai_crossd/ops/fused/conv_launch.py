@@ -64,7 +64,8 @@ def convolve(
     (x, x_factor), (k, k_factor) = images, kernels
     size, (height, width) = math.isqrt(k.shape[1]), y.shape[2:]
     rows, red = y.shape[1] // groups, x.shape[1] // groups
-    if blocks is None and red >= FLAT and suits_boxes(x, groups, stride):
+    last = y.stride(1) == 1  # a box's values lie side by side there; else to write them takes longer than is won
+    if blocks is None and red >= FLAT and last and suits_boxes(x, groups, stride):
         blocks = _fitting(BOXES, rows, height * width)
     if isinstance(blocks, Boxes):
         return convolve_boxes(images, kernels, y, padding, dilation, transposed, blocks)

@@ -9,17 +9,10 @@ from monai_crossd.ops.fused import availability
 
 
 @pytest.mark.parametrize("capability, fits", [((7, 5), False), ((8, 0), True), ((9, 0), True)])
-@pytest.mark.parametrize("compiled", [True, False])
-def test_ampere_and_newer(capability, fits, compiled, monkeypatch):
+def test_ampere_and_newer(capability, fits, monkeypatch):
     monkeypatch.setattr(availability, "_known", {})
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-
-    def function(x):
-        return x + 1 if availability._fits(x.device) else x - 1
-
-    torch.compiler.reset()
-    run = torch.compile(function, fullgraph=True, backend="eager") if compiled else function
-    assert run(torch.zeros(())).item() == (1 if fits else -1)
+    assert availability._fits(torch.device("cuda", 0)) == fits
 
 
 def test_no_kernels_for_amd(monkeypatch):
