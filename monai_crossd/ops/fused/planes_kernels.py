@@ -29,6 +29,8 @@ from monai_crossd.ops.fused.predictor_tiles import (
     _planes,
     _rows,
     _share,
+    _store_bias_gradient,
+    _total,
     _vector,
 )
 
@@ -98,17 +100,6 @@ def planes_sums_kernel(
 
 
 @jit()
-def _total(pointer, at, inside, parts, BLOCK_T: tl.constexpr):
-    """Sums of rows of ``parts`` numbers, which are ``at`` in units of rows, zero where not ``inside``."""
-    sums = tl.zeros((at.shape[0], BLOCK_T), dtype=tl.float32)
-    for first in range(0, parts, BLOCK_T):
-        t = first + tl.arange(0, BLOCK_T)
-        known = inside[:, None] & (t[None, :] < parts)
-        sums += tl.load(pointer + at[:, None] * parts + t[None, :], mask=known, other=0.0)
-    return tl.sum(sums, axis=1)  # not within the loop, where Triton 3.6 fails to compile it
-
-
-@jit()
 def planes_parameter_gradient_kernel(
     x_ptr, w1_ptr, part_ptr, moment_ptr, dr_ptr, stats_ptr, gamma_ptr,
     sums_ptr, dw1_ptr, db1_ptr, dgamma_ptr, dbeta_ptr, dw2_ptr, db2_ptr,
@@ -146,12 +137,8 @@ def planes_parameter_gradient_kernel(
     tl.store(dbeta_ptr + n, sum_dy)
     tl.store(dgamma_ptr + n, sum_dy_xhat)
     tl.store(dw2_ptr + j * N + n, dw2)
-    if n == 0:  # see parameter_gradient_kernel
-        db2 = tl.zeros((4,), dtype=tl.float32)
-        for first in range(0, B, BLOCK_T):
-            b = first + tl.arange(0, BLOCK_T)
-            db2 += tl.sum(tl.load(dr_ptr + b[:, None] * 4 + j[None, :], mask=b[:, None] < B, other=0.0), axis=0)
-        tl.store(db2_ptr + j, db2)
+    if n == 0:
+        _store_bias_gradient(db2_ptr, dr_ptr, B, BLOCK_T)
 
 
 @jit()

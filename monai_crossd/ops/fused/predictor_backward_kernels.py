@@ -21,7 +21,9 @@ from monai_crossd.ops.fused.predictor_tiles import (
     _project,
     _rows,
     _share,
+    _store_bias_gradient,
     _store_hidden,
+    _total,
     _vector,
 )
 
@@ -93,14 +95,8 @@ def parameter_gradient_kernel(
     B, N, parts, TRAINING: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """One hidden channel: the partial sums added up, and all gradients but those of ``W1`` and ``x``."""
-    n = tl.program_id(0)
-    k, j = tl.arange(0, 8), tl.arange(0, 4)
-    parts_sum = tl.zeros((8, BLOCK_T), dtype=tl.float32)  # rows: dy, dy xhat, four of dW2, none
-    for first in range(0, parts, BLOCK_T):
-        t = first + tl.arange(0, BLOCK_T)
-        inside = (k[:, None] < 6) & (t[None, :] < parts)
-        parts_sum += tl.load(part_ptr + (k[:, None] * N + n) * parts + t[None, :], mask=inside, other=0.0)
-    sums = tl.sum(parts_sum, axis=1)  # not within the loop, where Triton 3.6 fails to compile it
+    n, k = tl.program_id(0), tl.arange(0, 8)
+    sums = _total(part_ptr, k * N + n, k < 6, parts, BLOCK_T)  # dy, dy xhat, four of dW2, none
     sum_dy = tl.sum(tl.where(k == 0, sums, 0.0), axis=0)
     tl.store(sums_ptr + k * N + n, sums, mask=k < 2)
     tl.store(dbeta_ptr + n, sum_dy)
@@ -110,12 +106,8 @@ def parameter_gradient_kernel(
         tl.store(db1_ptr + n, 0.0)
     else:
         tl.store(db1_ptr + n, sum_dy * tl.load(gamma_ptr + n).to(tl.float32) * tl.load(stats_ptr + N + n))
-    if n == 0:  # the weights of softmax pooling add up to one, and so do p (1 + f - r)
-        db2 = tl.zeros((4,), dtype=tl.float32)
-        for first in range(0, B, BLOCK_T):
-            b = first + tl.arange(0, BLOCK_T)
-            db2 += tl.sum(tl.load(dr_ptr + b[:, None] * 4 + j[None, :], mask=b[:, None] < B, other=0.0), axis=0)
-        tl.store(db2_ptr + j, db2)
+    if n == 0:
+        _store_bias_gradient(db2_ptr, dr_ptr, B, BLOCK_T)
 
 
 @jit()

@@ -206,3 +206,25 @@ def _feature_gradients(inside, y, f, image, w2):
     dz = df[0][None, :] * w2[0][:, None] + df[1][None, :] * w2[1][:, None]
     dz += df[2][None, :] * w2[2][:, None] + df[3][None, :] * w2[3][:, None]
     return df, tl.where(y > 0.0, dz, 0.0)
+
+
+@jit()
+def _total(pointer, at, inside, parts, BLOCK_T: tl.constexpr):
+    """Sums of rows of ``parts`` numbers, which are ``at`` in units of rows, zero where not ``inside``."""
+    sums = tl.zeros((at.shape[0], BLOCK_T), dtype=tl.float32)
+    for first in range(0, parts, BLOCK_T):
+        t = first + tl.arange(0, BLOCK_T)
+        known = inside[:, None] & (t[None, :] < parts)
+        sums += tl.load(pointer + at[:, None] * parts + t[None, :], mask=known, other=0.0)
+    return tl.sum(sums, axis=1)  # not within the loop, where Triton 3.6 fails to compile it
+
+
+@jit()
+def _store_bias_gradient(db2_ptr, dr_ptr, B, BLOCK_T: tl.constexpr):
+    """The gradient to ``b2``: the weights of softmax pooling add up to one, and so do p (1 + f - r)."""
+    j = tl.arange(0, 4)
+    db2 = tl.zeros((4,), dtype=tl.float32)
+    for first in range(0, B, BLOCK_T):
+        b = first + tl.arange(0, BLOCK_T)
+        db2 += tl.sum(tl.load(dr_ptr + b[:, None] * 4 + j[None, :], mask=b[:, None] < B, other=0.0), axis=0)
+    tl.store(db2_ptr + j, db2)
