@@ -20,9 +20,12 @@ def available(x: Tensor) -> bool:
     return _TRITON and (INTERPRETED or (x.is_cuda and _fits(x.device)))
 
 
-@torch.compiler.assume_constant_result  # asked once for a graph, not traced
 def _fits(device: torch.device) -> bool:
     """Whether Triton compiles for a GPU, and has what the kernels ask for: since NVIDIA's Ampere."""
     if device not in _known:  # a dictionary, since torch.compile warns of functools.cache
         _known[device] = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
     return _known[device]
+
+
+# asked once for a graph, not traced: what `torch.compiler.assume_constant_result` does, which imports all of Dynamo
+vars(_fits)["_dynamo_marked_constant"] = True
