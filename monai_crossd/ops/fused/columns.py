@@ -52,7 +52,7 @@ def convolve_columns(x: Tensor, U: Tensor, M: Tensor, ranges: Ranges | None, y: 
     Args:
         x: ``(B, C_in, H, W)`` of any strides.
         U: knowledge base ``(C_out, C_in, K, K, K)``, contiguous.
-        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
+        M: shift operators ``(B, K*K, K*K*K)``, float32, of ``aligned``.
         ranges: where halves are multiplied.
         y: ``(B, C_out, H_out, W_out)``, channels_last or contiguous, written.
         geometry: stride, padding and dilation in pixels, per axis.
@@ -115,8 +115,8 @@ def _rows(t: Tensor) -> Tensor:
 
 
 def _parts(x: Tensor, U: Tensor, size: tuple[int, int]) -> Iterator[slice]:
-    """Parts of the batch whose columns stay below the budget; operators of each start where kernels can load."""
-    return parts(x.shape[0], U.numel() // U.shape[0] * size[0] * size[1], BUDGET, multiple=4)
+    """Parts of the batch whose columns stay below the budget."""
+    return parts(x.shape[0], U.numel() // U.shape[0] * size[0] * size[1], BUDGET)
 
 
 def _cut(t: Tensor | None, part: slice) -> Tensor | None:

@@ -41,15 +41,16 @@ def _rows(r, channels, S: tl.constexpr):
 def columns_kernel(
     x, m, scale, z, n_rows, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
-    K: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    K: tl.constexpr, PITCH: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """``z`` of a block of rows ``(p, c)`` of one image, times ``scale[b]`` if there is one."""
     S: tl.constexpr = K * K * K
     b = tl.program_id(1).to(tl.int64)
     r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     t, s = tl.arange(0, BLOCK_T)[None, :], tl.arange(0, BLOCK_S)[:, None]
-    m_at = m + b * (K * K * S) + t * S + s
-    mt = tl.load(m_at, mask=(t < K * K) & (s < S), other=0.0)  # (BLOCK_S, BLOCK_T)
+    m_at = m + b * (K * K * PITCH) + t * PITCH + s
+    mt = tl.load(m_at, mask=(t < K * K) & (s < PITCH), other=0.0)  # (BLOCK_S, BLOCK_T)
     columns = _columns(
         x + b * x_sb, r, n_rows, channels, y_w, x_h, x_w, x_sc, x_sh, x_sw, stride_h, stride_w, pad_h, pad_w, dil_h,
         dil_w, K, BLOCK_T,
@@ -65,7 +66,7 @@ def columns_kernel(
 def columns_grad_kernel(
     x, m, dz, dy_factor, w_factor, e, dm, n_rows, share, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
-    K: tl.constexpr, NEED_X: tl.constexpr, PRECISION: tl.constexpr,
+    K: tl.constexpr, PITCH: tl.constexpr, NEED_X: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """A share of the rows of one image: ``dm[share, b, t, s]`` and the gradient to the columns, ``e[b, t, r]``.
@@ -75,8 +76,8 @@ def columns_grad_kernel(
     S: tl.constexpr = K * K * K
     b = tl.program_id(1).to(tl.int64)
     s, t = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_T)[:, None]
-    m_at, m_ok = t * S + s[None, :], (t < K * K) & (s < S)[None, :]
-    mt = tl.load(m + b * (K * K * S) + m_at, mask=m_ok, other=0.0)  # (BLOCK_T, BLOCK_S)
+    m_at = m + b * (K * K * PITCH) + t * PITCH + s[None, :]
+    mt = tl.load(m_at, mask=(t < K * K) & (s < PITCH)[None, :], other=0.0)  # (BLOCK_T, BLOCK_S)
     acc = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
     start = tl.program_id(0) * share
     for first in range(start, tl.minimum(start + share, n_rows), BLOCK_R):
@@ -94,8 +95,8 @@ def columns_grad_kernel(
         if NEED_X:
             et = tl.dot(mt, dzt, input_precision=PRECISION)
             tl.store(e + (b * (K * K) + t) * n_rows + r[None, :], et.to(e.dtype.element_ty), mask=r_ok & (t < K * K))
-    dm_at = dm + (tl.program_id(0) * tl.num_programs(1) + b) * (K * K * S) + m_at
-    tl.store(dm_at, acc, mask=m_ok)
+    dm_at = dm + (tl.program_id(0) * tl.num_programs(1) + b) * (K * K * S) + t * S + s[None, :]
+    tl.store(dm_at, acc, mask=(t < K * K) & (s < S)[None, :])
 
 
 @jit("y_h", "y_w", "x_w", *GEOMETRY)

@@ -91,7 +91,7 @@ def launch_columns(
     with torch.cuda.device_of(x):
         launch(
             kernels.columns_kernel, (cdiv(rows, BLOCK_R), len(x)), x, M, scale, z, rows, x.shape[1], size[1],
-            *x.shape[2:], *x.stride(), *geometry, **_blocks(x, U),
+            *x.shape[2:], *x.stride(), *geometry, **_blocks(x, U, M),
         )  # fmt: skip
     return z
 
@@ -112,7 +112,7 @@ def launch_gradients(
     with torch.cuda.device_of(x):
         launch(
             kernels.columns_grad_kernel, (len(dm), images), x, M, dz, *factors, e, dm, rows, share, channels, y_w,
-            *x.shape[2:], *x.stride(), *geometry, NEED_X=dx is not None, **_blocks(x, U),
+            *x.shape[2:], *x.stride(), *geometry, NEED_X=dx is not None, **_blocks(x, U, M),
         )  # fmt: skip
         if dx is not None:
             values = dx[0].numel()
@@ -123,10 +123,10 @@ def launch_gradients(
     return dm
 
 
-def _blocks(x: Tensor, U: Tensor) -> dict[str, Any]:
+def _blocks(x: Tensor, U: Tensor, M: Tensor) -> dict[str, Any]:
     """What both kernels are told besides sizes: taps and depth are padded to what a matrix product takes."""
     size = U.shape[2]
     return {
-        "K": size, "PRECISION": precision(x.dtype), "BLOCK_R": BLOCK_R, "BLOCK_T": 16,
+        "K": size, "PITCH": M.stride(1), "PRECISION": precision(x.dtype), "BLOCK_R": BLOCK_R, "BLOCK_T": 16,
         "BLOCK_S": block(64, size**3),
     }  # fmt: skip

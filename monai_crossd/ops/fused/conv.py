@@ -20,6 +20,7 @@ from .conv_launch import kernel_grad
 from .dense import convolve_each, gradients_of_each, is_dense
 from .halves import Ranges, halved, is_halved, largest, measured
 from .mix_launch import image_numbers, mix, unmix_m, unmix_u
+from .operator import aligned
 from .sizes import parts
 from .turn import channels_last
 
@@ -130,7 +131,7 @@ def _chunks(U: Tensor, *images: Tensor) -> Iterator[slice]:
 
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     """What the operator does, without its dispatch."""
-    size, last, U, M = output_size(x, U, stride, padding, dilation), is_channels_last(x), U.contiguous(), M.contiguous()
+    size, last, U, M = output_size(x, U, stride, padding, dilation), is_channels_last(x), U.contiguous(), aligned(M)
     way, y = chosen_way(x, U, size, groups), empty_images(x, (len(x), len(U), *size), last)
     if way == "dense":
         convolve_each(x, mixed(x, U, M, groups), y, stride, padding, dilation, groups)
@@ -181,7 +182,7 @@ def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tens
     dx, dU, dM = _empty_grads(way, dy, x, U, M, [need[0], need[1] and way != "dense", need[2]])
     if len(x) == 0:
         return dx, dU.zero_().to(U.dtype), dM
-    dy, U, M = dy.to(x.dtype), U.contiguous(), M.contiguous()
+    dy, U, M = dy.to(x.dtype), U.contiguous(), aligned(M)
     into = dx if need[0] else None
     if way == "dense":
         dk = gradients_of_each(dy, x, mixed(x, U, M, groups), into, stride, padding, dilation, groups)

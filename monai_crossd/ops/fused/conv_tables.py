@@ -77,7 +77,7 @@ MIX = {"half": Launch(128, 0, 64, 4, 3), "ieee": Launch(64, 0, 16, 4, 2)}
 # launch)}
 UNMIX: dict[tuple[str, int], list[tuple[int, Launch]]] = {
     ("u", 2): [
-        (64 * 64, Launch(32, 0, 64, 4, 4)),
+        (64 * 64, Launch(32, 0, 128, 4, 3)),
         (128 * 128, Launch(128, 0, 64, 4, 3)),
         (ANY, Launch(256, 0, 32, 4, 4)),
     ],

@@ -51,7 +51,7 @@ def measured(x: Tensor, U: Tensor, M: Tensor) -> Ranges | None:
     Args:
         x: ``(B, C, H, W)`` of any strides.
         U: knowledge base ``(C_out, C_in/groups, K, K, K)``, contiguous.
-        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
+        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous or of ``aligned``.
     """
     if not is_halved(x.dtype) or x.numel() == 0:
         return None
@@ -67,13 +67,13 @@ def shapes(images: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def measure(x: Tensor, U: Tensor, M: Tensor, ranges: Ranges) -> None:
     """Write into ``ranges``; the rest as of :func:`measured`."""
-    rows, depth = M.shape[0] * M.shape[1], M.shape[2]
-    block_s = 1 << (depth - 1).bit_length()
+    rows = M.shape[0] * M.shape[1]
+    block_s = 1 << (M.stride(1) - 1).bit_length()
     with torch.cuda.device_of(x):
         _measure_images(x, ranges.images)
         launch(
             kernels.bounds_kernel, (BOUNDS,), U, M, ranges.kernels, U.numel(), _share(U.numel(), BOUNDS), rows,
-            cdiv(rows, BOUNDS), S=depth, BLOCK=4 * BLOCK, BLOCK_R=max(1, BLOCK // block_s), BLOCK_S=block_s,
+            cdiv(rows, BOUNDS), PITCH=M.stride(1), BLOCK=4 * BLOCK, BLOCK_R=max(1, BLOCK // block_s), BLOCK_S=block_s,
         )  # fmt: skip
 
 

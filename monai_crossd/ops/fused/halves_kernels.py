@@ -74,7 +74,7 @@ def halve_kernel(
 @jit("n_rows", "share_m")
 def bounds_kernel(
     u, m, found, n_u, share_u, n_rows, share_m,
-    S: tl.constexpr, BLOCK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
+    PITCH: tl.constexpr, BLOCK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """``found[0, i]`` and ``found[1, i]``: largest ``|u|``, and largest sum of ``|m[r]|``, of a share of both."""
     i = tl.program_id(0)
@@ -86,7 +86,7 @@ def bounds_kernel(
     s, sums = tl.arange(0, BLOCK_S), tl.zeros((BLOCK_R,), tl.float32)
     for first in range(i * share_m, tl.minimum((i + 1) * share_m, n_rows), BLOCK_R):
         r = first + tl.arange(0, BLOCK_R)
-        inside = (r < n_rows)[:, None] & (s < S)[None, :]
-        values = _finite(tl.load(m + r[:, None] * S + s[None, :], mask=inside, other=0.0))
+        inside = (r < n_rows)[:, None] & (s < PITCH)[None, :]
+        values = _finite(tl.load(m + r[:, None] * PITCH + s[None, :], mask=inside, other=0.0))
         sums = tl.maximum(sums, tl.sum(values, axis=1))
     tl.store(found + tl.num_programs(0) + i, tl.max(sums, axis=0))

@@ -72,7 +72,8 @@ def launch_forward(
     x = channels_last(x)
     layout = _state_layout(x, U, net, call)
     state = x.new_empty(sum(_numbers(*part) for part in layout), dtype=torch.float32)
-    operator, r, stats, soft, h, *ranges = _split(state, layout)
+    _, r, stats, soft, h, *ranges = _split(state, layout)
+    operator = operator_of(state, x, U)
     statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
     fused_operator.write_operator(r, operator, size)
@@ -140,7 +141,9 @@ def ranges_of(state: Tensor, x: Tensor, U: Tensor, net: Predictor, call: Call) -
 def operator_of(state: Tensor, x: Tensor, U: Tensor) -> Tensor:
     """The shift operators ``(B, K*K, K*K*K)``, which come first in a state."""
     size = U.shape[-1]
-    return state.as_strided((x.shape[0], size**2, size**3), (size**5, size**3, 1))
+    taps, depth = size**2, size**3
+    apart = fused_operator.pitch(depth)
+    return state.as_strided((x.shape[0], taps, depth), (taps * apart, apart, 1))
 
 
 def _state_layout(x: Tensor, U: Tensor, net: Predictor, call: Call) -> list[tuple[tuple[int, ...], torch.dtype]]:
@@ -148,7 +151,7 @@ def _state_layout(x: Tensor, U: Tensor, net: Predictor, call: Call) -> list[tupl
     to backward.
     """
     images, size, hidden = len(x), U.shape[-1], len(net.w1)
-    first = [(images, size**2, size**3), (images, 4), (4 if call.training else 2, hidden), (3, images, 4)]
+    first = [(images, size**2, fused_operator.pitch(size**3)), (images, 4), (4 if call.training else 2, hidden), (3, images, 4)]
     layout = [*((shape, torch.float32) for shape in first), (shape_h(x, hidden, call.keep), x.dtype)]
     return layout + [(shape, torch.float32) for shape in shapes(images)] if call.halved else layout
 

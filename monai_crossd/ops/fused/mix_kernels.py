@@ -14,7 +14,7 @@ __all__ = ["mix_kernel", "unmix_m_kernel", "unmix_u_kernel"]
 @jit("n_rows", "share")
 def mix_kernel(
     u, m, k, bounds, k_factor, n_values, n_rows, share, rows, red,
-    S: tl.constexpr, TRANSPOSED: tl.constexpr, BOUNDS: tl.constexpr,
+    S: tl.constexpr, UP: tl.constexpr, PITCH: tl.constexpr, TRANSPOSED: tl.constexpr, BOUNDS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``k[r, n] = sum_s m[r, s] u[n, s]`` for a block of ``n``, in the order of k, and a share of ``r = (b, t)``.
@@ -27,10 +27,10 @@ def mix_kernel(
     if TRANSPOSED:  # n = (group, c, o), row of u = (group, o, c); any order of rows loads alike
         c = n // rows
         row = ((c // red) * rows + n % rows) * red + c % red
-    u_at = u + row[None, :] * S + s[:, None]
+    u_at = u + row[None, :] * UP + s[:, None]
     n_ok = (n < n_values)[None, :]
     if S <= BLOCK_S:
-        ut = tl.load(u_at, mask=n_ok & (s < S)[:, None], other=0.0).to(tl.float32)  # (BLOCK_S, BLOCK_N), kept
+        ut = tl.load(u_at, mask=n_ok & (s < UP)[:, None], other=0.0).to(tl.float32)  # (BLOCK_S, BLOCK_N), kept
     first = tl.program_id(1) * share
     scale = 1.0
     if bounds is not None:
@@ -41,15 +41,15 @@ def mix_kernel(
     for r0 in range(first, tl.minimum(first + share, n_rows), BLOCK_R):
         r = r0 + tl.arange(0, BLOCK_R)
         r_ok = (r < n_rows)[:, None]
-        m_at = m + r[:, None] * S + s[None, :]
+        m_at = m + r[:, None] * PITCH + s[None, :]
         if S <= BLOCK_S:
-            mt = tl.load(m_at, mask=r_ok & (s < S)[None, :], other=0.0)  # (BLOCK_R, BLOCK_S)
+            mt = tl.load(m_at, mask=r_ok & (s < PITCH)[None, :], other=0.0)  # (BLOCK_R, BLOCK_S)
             acc = tl.dot(mt, ut, input_precision=PRECISION)
         else:  # K = 5 and more: u is read for every block of rows
             acc = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
             for s0 in range(0, S, BLOCK_S):
-                mt = tl.load(m_at + s0, mask=r_ok & (s0 + s < S)[None, :], other=0.0)
-                ut = tl.load(u_at + s0, mask=n_ok & (s0 + s < S)[:, None], other=0.0).to(tl.float32)
+                mt = tl.load(m_at + s0, mask=r_ok & (s0 + s < PITCH)[None, :], other=0.0)
+                ut = tl.load(u_at + s0, mask=n_ok & (s0 + s < UP)[:, None], other=0.0).to(tl.float32)
                 acc = tl.dot(mt, ut, acc, input_precision=PRECISION)
         k_at = k + r.to(tl.int64)[:, None] * n_values + n[None, :]
         if bounds is not None:
@@ -70,7 +70,7 @@ def _product(few, dk, acc, PRECISION: tl.constexpr):
 @jit("n_rows", "parts")
 def unmix_u_kernel(
     m, dk, du, n_rows, n_values, parts,
-    T: tl.constexpr, S: tl.constexpr, ADD: tl.constexpr,
+    T: tl.constexpr, S: tl.constexpr, PITCH: tl.constexpr, ADD: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``du[n, s] = sum_r dk[r, n] m[image and tap of r, s]`` over all rows ``r = (b, part, t)`` of ``dk``.
@@ -85,7 +85,7 @@ def unmix_u_kernel(
         r = first + tl.arange(0, BLOCK_R)
         r_ok = r < n_rows
         row = r // (parts * T) * T + r % T
-        mt = tl.load(m + row[None, :] * S + s[:, None], mask=r_ok[None, :] & s_ok, other=0.0)
+        mt = tl.load(m + row[None, :] * PITCH + s[:, None], mask=r_ok[None, :] & (s < PITCH)[:, None], other=0.0)
         at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
         dkt = tl.load(at, mask=r_ok[:, None] & n_ok, other=0.0)  # (BLOCK_R, BLOCK_N)
         acc = _product(mt, dkt, acc, PRECISION)
@@ -98,7 +98,8 @@ def unmix_u_kernel(
 @jit("n_rows")
 def unmix_m_kernel(
     u, dk, dm, n_rows, n_values, share,
-    S: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
+    S: tl.constexpr, UP: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``dm[share of n, r, s] = sum_n dk[r, n] u[n, s]`` for a block of rows ``r`` of ``dk`` and a share of ``n``."""
     r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -113,10 +114,10 @@ def unmix_m_kernel(
         at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
         dkt = tl.load(at, mask=r_ok[:, None] & n_ok[None, :], other=0.0)
         if HALF:
-            ut = tl.load(u + n[None, :] * S + s[:, None], mask=n_ok[None, :] & s_ok[:, None], other=0.0).to(tl.float32)
+            ut = tl.load(u + n[None, :] * UP + s[:, None], mask=n_ok[None, :] & (s < UP)[:, None], other=0.0).to(tl.float32)
             acc = _product(ut, tl.trans(dkt), acc, PRECISION)
         else:
-            ut = tl.load(u + n[:, None] * S + s[None, :], mask=n_ok[:, None] & s_ok[None, :], other=0.0).to(tl.float32)
+            ut = tl.load(u + n[:, None] * UP + s[None, :], mask=n_ok[:, None] & (s < UP)[None, :], other=0.0).to(tl.float32)
             acc = tl.dot(dkt, ut, acc, input_precision=PRECISION)
     if HALF:
         acc = tl.trans(acc)

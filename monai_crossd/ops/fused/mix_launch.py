@@ -40,7 +40,7 @@ def mix(
 
     Args:
         U: knowledge base ``(C_out, C_in/groups, K, K, K)``, contiguous.
-        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
+        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous or of ``aligned``.
         dtype: of the kernels, if they have no bounds.
         groups: of the convolution.
         transposed: for the gradient to the input.
@@ -61,7 +61,7 @@ def mix(
     share = cdiv(cdiv(batch * taps, block_r), max(1, 2 * PROGRAMS // columns)) * block_r
     launch(
         mix_kernel, (columns, cdiv(batch * taps, share)), U, M, k, bounds, factor, n, batch * taps, share, rows,
-        red, S=depth, TRANSPOSED=transposed, BOUNDS=BOUNDS, **sizes, PRECISION=precision(dtype),
+        red, S=depth, UP=U.stride(1), PITCH=M.stride(1), TRANSPOSED=transposed, BOUNDS=BOUNDS, **sizes, PRECISION=precision(dtype),
         num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
     return Scaled(k, factor)
@@ -71,7 +71,7 @@ def unmix_u(M: Tensor, dk: Tensor, du: Tensor, add: bool, blocks: Launch | None 
     """``du = sum_b dk[b]^T M[b]``, the same in every run.
 
     Args:
-        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous.
+        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous or of ``aligned``.
         dk: from ``kernel_grad``.
         du: in the shape of ``U``, contiguous, written.
         add: whether to add to what ``du`` holds.
@@ -82,7 +82,7 @@ def unmix_u(M: Tensor, dk: Tensor, du: Tensor, add: bool, blocks: Launch | None 
     block_n, sizes = block(blocks.block_m, n), _unmix_blocks(dk, M, blocks)
     launch(
         unmix_u_kernel, (cdiv(n, block_n), cdiv(depth, sizes["BLOCK_S"])), M, dk, du, rows, n, dk.shape[1],
-        T=taps, ADD=add, BLOCK_N=block_n, **sizes,
+        T=taps, PITCH=M.stride(1), ADD=add, BLOCK_N=block_n, **sizes,
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def unmix_m(U: Tensor, M: Tensor, dk: Tensor, blocks: Launch | None = None) -> T
     of_rows, of_depth = cdiv(rows, sizes["BLOCK_R"]), cdiv(depth, sizes["BLOCK_S"])
     share = cdiv(cdiv(n, cdiv(PROGRAMS, of_rows * of_depth)), block_n) * block_n
     dm = torch.empty((cdiv(n, share), batch, parts, taps, depth), dtype=torch.float32, device=U.device)
-    launch(unmix_m_kernel, (of_rows, len(dm), of_depth), U, dk, dm, rows, n, share, BLOCK_N=block_n, **sizes)
+    launch(unmix_m_kernel, (of_rows, len(dm), of_depth), U, dk, dm, rows, n, share, UP=U.stride(1), BLOCK_N=block_n, **sizes)
     return dm
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import operator_kernels as kernels
 from .replay import launch
+from .sizes import cdiv
 
-__all__ = ["fused_shift_operator", "write_gradient", "write_operator"]
+__all__ = ["aligned", "fused_shift_operator", "pitch", "write_gradient", "write_operator"]
 
 BLOCK = 256  # entries of an operator at a time: all 243 of K = 3
 BLOCK_T = 16  # partial sums read at once, by twice the threads: latency is all that an image costs, of code most of all
 WARPS = 8
+LEAST = 16  # numbers that a matrix product takes
 
 
 def fused_shift_operator(r: Tensor, kernel_size: int) -> Tensor:
@@ -39,9 +42,30 @@ def forward(r: Tensor, kernel_size: int) -> Tensor:
 
 
 def write_operator(r: Tensor, operator: Tensor, kernel_size: int) -> None:
-    """Write the operators of ``r``, by one launch; both are contiguous."""
+    """Write the operators of ``r``, by one launch.
+
+    Args:
+        r: ``(B, 4)``, float32, contiguous.
+        operator: ``(B, K*K, K*K*K)``, float32, contiguous, or with rows a :func:`pitch` apart, written.
+        kernel_size: ``K``.
+    """
+    pitch = operator.stride(0) // kernel_size**2
     with torch.cuda.device_of(r):
-        launch(kernels.operator_kernel, (len(r),), r, operator, K=kernel_size, BLOCK=BLOCK)
+        launch(kernels.operator_kernel, (len(r),), r, operator, K=kernel_size, PITCH=pitch, BLOCK=BLOCK)
+
+
+def pitch(depth: int) -> int:
+    """From one row of operators to the next, in numbers: as kernels load and multiply them, zeros among them."""
+    return cdiv(depth, LEAST) * LEAST
+
+
+def aligned(M: Tensor) -> Tensor:
+    """Operators ``(B, K*K, K*K*K)``, float32, with rows a :func:`pitch` apart, copied where they are not."""
+    images, taps, depth = M.shape
+    apart = pitch(depth)
+    if M.stride() == (taps * apart, apart, 1):
+        return M
+    return F.pad(M, (0, apart - depth)).contiguous()[..., :depth]
 
 
 def _empty(r: Tensor, kernel_size: int) -> Tensor:

@@ -82,17 +82,19 @@ def _product(a, ai, b, bi, c, ci):
 
 
 @jit()
-def operator_kernel(r_ptr, m_ptr, K: tl.constexpr, BLOCK: tl.constexpr):
-    """``M`` of one image."""
+def operator_kernel(r_ptr, m_ptr, K: tl.constexpr, PITCH: tl.constexpr, BLOCK: tl.constexpr):
+    """``M`` of one image, whose rows are ``PITCH`` apart, zeros between them."""
     b = tl.program_id(0).to(tl.int64)
     _v0, _v1, _v2, _norm, _scale, k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
     angle = 0.7853981633974483 * tanh
     s0, s1, s2 = 1.0 + angle * (k2 - k1), 1.0 + angle * (k0 - k2), 1.0 + angle * (k1 - k0)
-    N: tl.constexpr = K * K * K * K * K
+    S: tl.constexpr = K * K * K
+    N: tl.constexpr = K * K * PITCH
     for first in range(0, N, BLOCK):
-        entry = first + tl.arange(0, BLOCK)
-        a, ai, _, _, c, ci, _, _, d, di, _, _ = _factors(entry, s0, s1, s2, K)
-        tl.store(m_ptr + b * N + entry, _product(a, ai, c, ci, d, di), mask=entry < N)
+        at = first + tl.arange(0, BLOCK)
+        a, ai, _, _, c, ci, _, _, d, di, _, _ = _factors(at // PITCH * S + at % PITCH, s0, s1, s2, K)
+        value = tl.where(at % PITCH < S, _product(a, ai, c, ci, d, di), 0.0)
+        tl.store(m_ptr + b * N + at, value, mask=at < N)
 
 
 @jit()

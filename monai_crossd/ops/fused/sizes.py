@@ -30,13 +30,11 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def parts(images: int, each: int, budget: int, multiple: int = 1) -> Iterator[slice]:
+def parts(images: int, each: int, budget: int) -> Iterator[slice]:
     """Parts of a batch of about the same size, which hold about ``budget`` numbers at most, or one image.
 
-    Several parts start at multiples of ``multiple``. None has more images than a grid's second axis has programs.
+    None has more images than a grid's second axis has programs.
     """
-    most = min(max(1, budget // each), 65535 // multiple * multiple)
+    most = min(max(1, budget // each), 65535)
     size = cdiv(images, cdiv(images, most)) if images else 1
-    if size < images:
-        size = cdiv(size, multiple) * multiple
     return (slice(first, first + size) for first in range(0, images, size))
