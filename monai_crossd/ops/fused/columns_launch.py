@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from . import columns_kernels as kernels
-from .halves import BOUNDS, PARTS, Ranges
+from .halves import PARTS, Ranges
 from .replay import launch
 from .sizes import block, cdiv, precision
 from .turn import channels_last, turned
 
 __all__ = [
-    "Geometry", "geometry", "launch_columns", "launch_gradients", "launch_scaled", "launch_scales", "launch_weight",
-    "launch_weight_gradient",
+    "Geometry", "geometry", "launch_columns", "launch_depth", "launch_depth_gradient", "launch_gradients",
+    "launch_scales", "launch_weight", "launch_weight_gradient",
 ]  # fmt: skip
 
 Geometry = tuple[int, ...]  # stride, padding and dilation in pixels, per axis
 
-BLOCK_R = 128  # rows of a tile, of 32 values each
+BLOCK_R = 128  # rows of a tile, of 16 values each
 BLOCK_B = 64  # images whose scales are found at once
-BLOCK = 1024  # values of ``dx`` or ``y`` of a program
+BLOCK = 1024  # values of ``dx``, ``y`` or ``dy`` of a program
 PROGRAMS = 1056  # eight for each of 132 multiprocessors: as many shares as that takes, no more
 
 
@@ -33,27 +33,20 @@ def geometry(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[i
 
 
 def launch_weight(U: Tensor, dtype: torch.dtype, ranges: Ranges | None) -> list[Tensor]:
-    """``U`` as ``(C_out, K*K*K*C_in)`` in a dtype; with ranges in float16, and its factor."""
+    """``U`` as ``(C_out*K, K*K*C_in)`` in a dtype; with ranges in float16, and its factor."""
     found, source = [], U.flatten(2)[:, :, None]
     if ranges is None:
         weight = channels_last(source, dtype)
     else:
         found = [torch.empty((1,), dtype=torch.float32, device=U.device)]
         weight = turned(source, torch.float16, largest=ranges.kernels[0], factor=found[0])
-    return [weight.permute(0, 2, 3, 1).view(len(U), -1), *found]
+    return [weight.permute(0, 2, 3, 1).view(len(U) * U.shape[2], -1), *found]
 
 
 def launch_weight_gradient(dweight: Tensor, dU: Tensor, times: Tensor | None) -> None:
     """Write the gradient to ``U`` by a launch, from that to what :func:`launch_weight` returned, and times a number."""
     source = dweight.view(len(dU), -1, 1, dU.shape[1])  # (C_out, K*K*K, 1, C_in), to be turned
     turned(source, dU.dtype, times=times, into=dU)
-
-
-def launch_scaled(y: Tensor, factor: Tensor) -> None:
-    """Multiply every image ``(B, ...)``, which has no gaps, with its own number, by a launch."""
-    values = y[0].numel()
-    with torch.cuda.device_of(y):
-        launch(kernels.scale_kernel, (cdiv(values, BLOCK), len(y)), y, factor, values, BLOCK=BLOCK)
 
 
 def launch_scales(
@@ -63,7 +56,7 @@ def launch_scales(
 
     Args:
         ranges: of images and kernels.
-        taps: ``K*K``.
+        taps: ``K*K``; an operator in the plane has so many entries for a column, of at most one.
         of_weight: factor of the knowledge base.
         largest_dy: ``(B, PARTS)``, of the gradient to the output, where products with that are meant.
 
@@ -75,8 +68,8 @@ def launch_scales(
     factor = torch.empty((images if largest_dy is None else 1,), dtype=torch.float32, device=of_weight.device)
     with torch.cuda.device_of(of_weight):
         launch(
-            kernels.scales_kernel, (1,), ranges.images, ranges.kernels, of_weight, largest_dy, scale, factor, images,
-            T=taps, PARTS=PARTS, BOUNDS=BOUNDS, BLOCK_B=BLOCK_B,
+            kernels.scales_kernel, (1,), ranges.images, of_weight, largest_dy, scale, factor, images,
+            MOST=taps, PARTS=PARTS, BLOCK_B=BLOCK_B,
         )  # fmt: skip
     return scale, factor
 
@@ -84,10 +77,10 @@ def launch_scales(
 def launch_columns(
     x: Tensor, M: Tensor, U: Tensor, size: tuple[int, int], geometry: Geometry, scale: Tensor | None
 ) -> Tensor:
-    """Columns ``(B, K*K*K*C_in, H_out, W_out)``, channels_last, in the dtype of ``x``, or scaled in float16."""
-    rows, shape = size[0] * size[1] * x.shape[1], (len(x), U[0].numel(), *size)
+    """Columns ``(B*H_out*W_out, K*K*C_in)`` in the dtype of ``x``, or scaled in float16."""
+    rows = size[0] * size[1] * x.shape[1]
     dtype = x.dtype if scale is None else torch.float16
-    z = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    z = torch.empty((len(x) * size[0] * size[1], M.shape[1] * x.shape[1]), dtype=dtype, device=x.device)
     with torch.cuda.device_of(x):
         launch(
             kernels.columns_kernel, (cdiv(rows, BLOCK_R), len(x)), x, M, scale, z, rows, x.shape[1], size[1],
@@ -96,22 +89,73 @@ def launch_columns(
     return z
 
 
+def launch_depth(deep: Tensor, r: Tensor, factor: Tensor | None, y: Tensor, along: Tensor | None) -> None:
+    """Write ``y`` from products of the columns, and its derivative to the shift along depth, by a launch.
+
+    Args:
+        deep: ``(B*H_out*W_out, C_out*K)``, float32.
+        r: ``(B, 4)``.
+        factor: ``(B,)``, what an image's values are meant times, if anything.
+        y: ``(B, C_out, H_out, W_out)``, channels_last or contiguous, written.
+        along: the same, channels_last, where it is wanted.
+    """
+    images, outputs, height, width = y.shape
+    values = outputs * height * width
+    last = y.is_contiguous(memory_format=torch.channels_last)
+    with torch.cuda.device_of(y):
+        launch(
+            kernels.depth_kernel, (cdiv(values, BLOCK), images), deep, r, factor, y, along, values, outputs, values,
+            *((1, outputs) if last else (height * width, 1)), K=deep.shape[1] // outputs, KEEP=along is not None,
+            BLOCK=BLOCK,
+        )  # fmt: skip
+
+
+def launch_depth_gradient(
+    dy: Tensor, r: Tensor, along: Tensor, size: int, largest_dy: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """What ``dy`` makes of the derivatives of :func:`launch_depth`, by a launch.
+
+    Args:
+        dy: ``(B, C_out, H_out, W_out)``, channels_last.
+        r: ``(B, 4)``.
+        along: from forward.
+        size: ``K``.
+        largest_dy: ``(B, PARTS)``, where the gradient to the products is to be scaled float16.
+
+    Returns:
+        the gradient to the products, ``(B*H_out*W_out, C_out*K)``; with ``largest_dy`` the factor of every image; and
+        partial sums of the gradient to the shift along depth, ``(B, parts)``.
+    """
+    images, outputs, height, width = dy.shape
+    values = outputs * height * width
+    dtype = dy.dtype if largest_dy is None else torch.float16
+    deep = torch.empty((images * height * width, outputs * size), dtype=dtype, device=dy.device)
+    factor = None if largest_dy is None else torch.empty((images,), dtype=torch.float32, device=dy.device)
+    ds = torch.empty((images, cdiv(values, BLOCK)), dtype=torch.float32, device=dy.device)
+    with torch.cuda.device_of(dy):
+        launch(
+            kernels.depth_grad_kernel, (ds.shape[1], images), dy, r, along, largest_dy, deep, factor, ds, values,
+            K=size, BLOCK=BLOCK, PARTS=PARTS,
+        )  # fmt: skip
+    return deep, factor, ds
+
+
 def launch_gradients(
-    dz: Tensor, x: Tensor, M: Tensor, dx: Tensor | None, U: Tensor, geometry: Geometry,
+    dz: Tensor, x: Tensor, M: Tensor, dx: Tensor | None, U: Tensor, size: tuple[int, int], geometry: Geometry,
     factors: Sequence[Tensor | None] = (None, None),
 ) -> Tensor:  # fmt: skip
-    """Partial sums of the gradient to the ``M`` of a part, and ``dx``, by two launches.
+    """Partial sums of the gradient to operators in the plane, ``(shares, B, K*K, K*K)``, and ``dx``, by two launches.
 
-    ``dz`` is channels_last and meant times ``factors``, those of the part's images and that of all, if there are any.
+    ``dz`` is as of :func:`launch_columns`, and meant times ``factors``, if there are any: of each image, and of all.
     """
-    (images, channels, *_), (y_h, y_w), taps = x.shape, dz.shape[2:], M.shape[1]
+    (images, channels, *_), (y_h, y_w), taps = x.shape, size, M.shape[1]
     rows = y_h * y_w * channels
     share = cdiv(rows, BLOCK_R * max(1, PROGRAMS // images)) * BLOCK_R
     e = torch.empty((0,) if dx is None else (images, taps, rows), dtype=x.dtype, device=x.device)
-    dm = torch.empty((cdiv(rows, share), images, 1, *M.shape[1:]), dtype=torch.float32, device=x.device)
+    dp = torch.empty((cdiv(rows, share), images, taps, taps), dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         launch(
-            kernels.columns_grad_kernel, (len(dm), images), x, M, dz, *factors, e, dm, rows, share, channels, y_w,
+            kernels.columns_grad_kernel, (len(dp), images), x, M, dz, *factors, e, dp, rows, share, channels, y_w,
             *x.shape[2:], *x.stride(), *geometry, NEED_X=dx is not None, **_blocks(x, U, M),
         )  # fmt: skip
         if dx is not None:
@@ -120,13 +164,12 @@ def launch_gradients(
                 kernels.fold_kernel, (cdiv(values, BLOCK), images), e, dx, values, rows, channels, y_h, y_w,
                 x.shape[3], *dx.stride(), *geometry, K=U.shape[2], BLOCK=BLOCK,
             )  # fmt: skip
-    return dm
+    return dp
 
 
 def _blocks(x: Tensor, U: Tensor, M: Tensor) -> dict[str, Any]:
-    """What both kernels are told besides sizes: taps and depth are padded to what a matrix product takes."""
-    size = U.shape[2]
+    """What both kernels are told besides sizes: taps are padded to what a matrix product takes."""
     return {
-        "K": size, "PITCH": M.stride(1), "PRECISION": precision(x.dtype), "BLOCK_R": BLOCK_R, "BLOCK_T": 16,
-        "BLOCK_S": block(64, size**3),
+        "K": U.shape[2], "PITCH": M.stride(1), "PRECISION": precision(x.dtype), "BLOCK_R": BLOCK_R,
+        "BLOCK_Q": block(64, M.shape[1]),
     }  # fmt: skip

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from .availability import available
-from .columns import convolve_columns, gradients_of_columns, is_small
-from .columns_launch import geometry
+from .columns import is_small
 from .conv_launch import convolve as launch_convolution
 from .conv_launch import kernel_grad
 from .dense import convolve_each, gradients_of_each, is_dense
@@ -137,20 +136,21 @@ def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
         convolve_each(x, mixed(x, U, M, groups), y, stride, padding, dilation, groups)
     else:
         x = channels_last(x)
-        convolve(way, x, U, M, measured(x, U, M), y, stride, padding, dilation, groups)
+        convolve(x, U, M, measured(x, U, M), y, stride, padding, dilation, groups)
     return y
 
 
-def chosen_way(x: Tensor, U: Tensor, size: tuple[int, int], groups: int) -> str:
+def chosen_way(x: Tensor, U: Tensor, size: tuple[int, int], groups: int, shifted: bool = False) -> str:
     """How images are convolved, by the size of an output image: the one place where that is chosen.
 
-    ``"columns"`` where an image is smaller than its kernel, ``"dense"`` where it fills a GPU by itself, for which the
-    library's convolution is called once an image, and ``"kernels"`` for all else.
+    ``"columns"`` where an image is smaller than its kernel and operators are known to be ``shifted``, those of
+    shifts; ``"dense"`` where an image fills a GPU by itself, for which the library's convolution is called once an
+    image; and ``"kernels"`` for all else.
     """
     pixels = size[0] * size[1]
     if len(x) == 0:
         return "kernels"
-    if is_small(U, pixels, groups):
+    if shifted and is_small(U, pixels, groups):
         return "columns"
     return "dense" if is_dense(x, U, pixels) else "kernels"
 
@@ -161,13 +161,11 @@ def mixed(x, U, M, groups) -> Tensor:
         return mix(U, M, x.dtype, groups).values
 
 
-def convolve(way: str, x, U, M, ranges: Ranges | None, y, stride, padding, dilation, groups) -> None:
-    """Write the convolution into ``y`` by ``"kernels"`` or ``"columns"``, by launches and calls alone.
+def convolve(x, U, M, ranges: Ranges | None, y, stride, padding, dilation, groups) -> None:
+    """Write the convolution into ``y`` by ``"kernels"``, by launches and calls alone.
 
     Inputs are contiguous, or for ``x`` channels_last, and have ranges where they are halved.
     """
-    if way == "columns":
-        return convolve_columns(x, U, M, ranges, y, geometry(stride, padding, dilation))
     largest, bounds = ranges or (None, None)
     with torch.cuda.device_of(x):
         for part in _chunks(U, x):
@@ -190,14 +188,13 @@ def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tens
         return dx, of_weight[0] if need[1] else dU, of_M.sum((0, 2)) if need[2] else dM
     dy, x = channels_last(dy), channels_last(x)
     ranges, wanted = measured(x, U, M), (into, dU if need[1] else None)
-    for part, of_part in gradients(way, dy, x, U, M, ranges, *wanted, stride, padding, dilation, groups, need[2]):
+    for part, of_part in gradients(dy, x, U, M, ranges, *wanted, stride, padding, dilation, groups, need[2]):
         if need[2]:
             dM[part] = of_part.sum((0, 2))
     return dx, dU.to(U.dtype), dM
 
 
 def gradients(
-    way: str,
     dy,
     x,
     U,
@@ -217,9 +214,6 @@ def gradients(
         a part of the batch and its partial sums of the gradient to ``M``, ``(shares, images, parts, K*K, K*K*K)``;
         without ``need_m`` they may be empty.
     """
-    if way == "columns":
-        yield from gradients_of_columns(dy, x, U, M, ranges, dx, dU, geometry(stride, padding, dilation))
-        return
     of_images, bounds = ranges or (None, None)
     of_dy = None if ranges is None else largest(dy)
     with torch.cuda.device_of(x):

@@ -173,7 +173,7 @@ def _way(x: Tensor, images: Tensor, U: Tensor, running: tuple[Tensor, ...], call
     fused_predictor.check(x, mean, var, call.training)
     fused_conv.check_images(images, U, *call.conv[:3], call.conv.groups)
     size = fused_conv.output_size(images, U, *call.conv[:3])
-    way, last = fused_conv.chosen_way(images, U, size, call.conv.groups), fused_conv.is_channels_last(images)
+    way, last = fused_conv.chosen_way(images, U, size, call.conv.groups, True), fused_conv.is_channels_last(images)
     return _Way(way, size, last, object())
 
 

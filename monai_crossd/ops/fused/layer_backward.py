@@ -9,7 +9,15 @@ from torch import Tensor
 
 from . import conv as fused_conv
 from .dense import gradients_of_each
-from .layer_launch import Call, Needs, launch_backward, launch_predictor_backward, operator_of
+from .layer_launch import (
+    Call,
+    Needs,
+    launch_backward,
+    launch_predictor_backward,
+    launch_shift_gradient,
+    operator_of,
+    pooled_of,
+)
 from .predictor_launch import Predictor
 from .replay import repeated
 from .turn import channels_last
@@ -49,8 +57,9 @@ def gradients_by_images(
     def launches(dk: Tensor, x: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
         dU, sums = fused_conv.launch_unmixed(dk, U, operator_of(rest[6], x, U), needs.weight)
         dimages = rest[7] if same and needs.images else None
-        parts = [(slice(0, len(x)), sums)]
-        return dU + _launch_end(parts, x, U, Predictor(*rest[:6]), rest[6], call, needs, same, dimages)
+        r = pooled_of(rest[6], x, U, Predictor(*rest[:6]), call)
+        dr = launch_shift_gradient([(slice(0, len(x)), sums)], r, U)
+        return dU + _launch_end(dr, x, U, Predictor(*rest[:6]), rest[6], call, needs, same, dimages)
 
     inputs = (dk, x, U, *net, state, *((dimages,) if same and dimages is not None else ()))
     return _ordered(repeated(("predictor backward", key), launches, *inputs), dimages, same, needs)
@@ -63,13 +72,13 @@ def _empty_gradient(images: Tensor, needs: Needs) -> Tensor | None:
 
 
 def _launch_end(
-    parts: Iterable[tuple[slice, Tensor]], x: Tensor, U: Tensor, net: Predictor, state: Tensor, call: Call,
-    needs: Needs, same: bool, dimages: Tensor | None,
+    dr: Tensor, x: Tensor, U: Tensor, net: Predictor, state: Tensor, call: Call, needs: Needs, same: bool,
+    dimages: Tensor | None,
 ) -> list[Tensor]:  # fmt: skip
     """The predictor's gradients; before them that to ``x``, or where this is ``same`` as images, added to theirs."""
     x = channels_last(x)
     dx = dimages if same else torch.empty_like(x) if needs.x else None
-    grads = launch_predictor_backward(parts, x, U, net, state, call, dx, add=same)
+    grads = launch_predictor_backward(dr, x, U, net, state, call, dx, add=same)
     return [*([] if same or dx is None else [dx]), *grads]
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from ..per_image import ConvArguments
 from . import conv as fused_conv
 from . import operator as fused_operator
+from .columns import convolve_columns, gradients_of_columns
+from .columns_launch import geometry
 from .halves import Ranges, is_halved, measure, measured, shapes
 from .predictor_launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
 from .turn import channels_last
@@ -25,7 +27,9 @@ __all__ = [
     "launch_backward",
     "launch_forward",
     "launch_predictor_backward",
+    "launch_shift_gradient",
     "operator_of",
+    "pooled_of",
     "ranges_of",
 ]
 
@@ -70,9 +74,10 @@ def launch_forward(
     """
     conv, size, same = call.conv, U.shape[-1], images is x
     x = channels_last(x)
-    layout = _state_layout(x, U, net, call)
+    shape = (len(x), len(U), *fused_conv.output_size(images, U, *conv[:3]))
+    layout = [*_state_layout(x, U, net, call), *_of_columns(way, shape, x, call)]
     state = x.new_empty(sum(_numbers(*part) for part in layout), dtype=torch.float32)
-    _, r, stats, soft, h, *ranges = _split(state, layout)
+    _, r, stats, soft, h, *others = _split(state, layout)
     operator = operator_of(state, x, U)
     statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
@@ -80,11 +85,15 @@ def launch_forward(
     if way == "dense":
         return [state, fused_conv.mixed(images, U, operator, conv.groups)]
     images = x if same else channels_last(images)
-    measured_now = Ranges(*ranges) if call.halved and images.numel() > 0 else None
+    measured_now = Ranges(*others[:2]) if call.halved and images.numel() > 0 else None
     if measured_now is not None:
         measure(images, U, operator, measured_now)
-    y = fused_conv.empty_images(x, (len(x), len(U), *fused_conv.output_size(images, U, *conv[:3])), last)
-    fused_conv.convolve(way, images, U, operator, measured_now, y, *conv[:3], conv.groups)
+    y = fused_conv.empty_images(x, shape, last)
+    if way == "columns":
+        along = others[-1].permute(0, 3, 1, 2) if call.keep else None
+        convolve_columns(images, U, operator, r, measured_now, y, along, geometry(*conv[:3]))
+    else:
+        fused_conv.convolve(images, U, operator, measured_now, y, *conv[:3], conv.groups)
     return [state, y]
 
 
@@ -99,21 +108,35 @@ def launch_backward(
     ranges = ranges_of(state, x, U, net, call) or measured(images, U, operator)
     dimages = fused_conv.empty_images(x, images.shape, last) if needs.images else None
     dU = fused_conv.empty_weight_grad(way, dy, images, U) if needs.weight else None
-    sums = fused_conv.gradients(way, dy, images, U, operator, ranges, dimages, dU, *conv[:3], conv.groups, True)
+    layout = [*_state_layout(x, U, net, call), *_of_columns(way, tuple(dy.shape), x, call)]
+    _, r, *_, last_part = _split(state, layout)
+    if way == "columns":
+        dr, along = torch.empty_like(r), last_part.permute(0, 3, 1, 2)
+        gradients_of_columns(dy, images, U, operator, r, ranges, along, dimages, dU, dr, geometry(*conv[:3]))
+    else:
+        sums = fused_conv.gradients(dy, images, U, operator, ranges, dimages, dU, *conv[:3], conv.groups, True)
+        dr = launch_shift_gradient(sums, r, U)
     dx = dimages if same else torch.empty_like(x) if needs.x else None
-    grads = launch_predictor_backward(sums, x, U, net, state, call, dx, add=same)
+    grads = launch_predictor_backward(dr, x, U, net, state, call, dx, add=same)
     found = (dimages, None if same else dx, None if dU is None else dU.to(U.dtype))
     return [*(one for one in found if one is not None), *grads]
 
 
+def launch_shift_gradient(sums: Iterable[tuple[slice, Tensor]], r: Tensor, U: Tensor) -> Tensor:
+    """Gradient to ``r`` from parts of the batch and partial sums of the gradient to their operators."""
+    dr = torch.empty_like(r)
+    for part, dm in sums:
+        fused_operator.write_gradient(dm, r[part], dr[part], U.shape[-1])
+    return dr
+
+
 def launch_predictor_backward(
-    sums: Iterable[tuple[slice, Tensor]], x: Tensor, U: Tensor, net: Predictor, state: Tensor, call: Call,
-    dx: Tensor | None, add: bool,
-) -> Predictor:  # fmt: skip
-    """Gradients to the predictor's parameters from that to the operators, and what it adds to that of ``x``.
+    dr: Tensor, x: Tensor, U: Tensor, net: Predictor, state: Tensor, call: Call, dx: Tensor | None, add: bool
+) -> Predictor:
+    """Gradients to the predictor's parameters from that to its result, and what it adds to that of ``x``.
 
     Args:
-        sums: parts of the batch, and partial sums of the gradient to their operators.
+        dr: gradient to ``r``, what the predictor found.
         x: as in forward, channels_last, and so what is not named here.
         U: see ``x``.
         net: see ``x``.
@@ -122,10 +145,7 @@ def launch_predictor_backward(
         dx: in the shape of ``x``, written; ``None`` where it is not needed.
         add: whether to add to what ``dx`` holds.
     """
-    _, r, stats, soft, h, *_ = _split(state, _state_layout(x, U, net, call))
-    dr = torch.empty_like(r)
-    for part, dm in sums:
-        fused_operator.write_gradient(dm, r[part], dr[part], U.shape[-1])
+    _, _, stats, soft, h, *_ = _split(state, _state_layout(x, U, net, call))
     grads = empty_grads(net)
     write_gradients(dr, x, h, stats, soft, net, call.training, grads, dx, add)
     return grads
@@ -151,9 +171,25 @@ def _state_layout(x: Tensor, U: Tensor, net: Predictor, call: Call) -> list[tupl
     to backward.
     """
     images, size, hidden = len(x), U.shape[-1], len(net.w1)
-    first = [(images, size**2, fused_operator.pitch(size**3)), (images, 4), (4 if call.training else 2, hidden), (3, images, 4)]
+    first = [
+        (images, size**2, fused_operator.pitch(size**3)),
+        (images, 4),
+        (4 if call.training else 2, hidden),
+        (3, images, 4),
+    ]
     layout = [*((shape, torch.float32) for shape in first), (shape_h(x, hidden, call.keep), x.dtype)]
     return layout + [(shape, torch.float32) for shape in shapes(images)] if call.halved else layout
+
+
+def pooled_of(state: Tensor, x: Tensor, U: Tensor, net: Predictor, call: Call) -> Tensor:
+    """What the predictor found, ``(B, 4)``, which comes second."""
+    return _split(state, _state_layout(x, U, net, call))[1]
+
+
+def _of_columns(way: str, shape: tuple[int, ...], x: Tensor, call: Call) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """What comes last in the state where images ``shape`` came from columns, if that is kept: their derivative."""
+    images, channels, height, width = shape
+    return [((images, height, width, channels), x.dtype)] if way == "columns" and call.keep else []
 
 
 def _numbers(shape: tuple[int, ...], dtype: torch.dtype) -> int:

@@ -114,10 +114,14 @@ def unmix_m_kernel(
         at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
         dkt = tl.load(at, mask=r_ok[:, None] & n_ok[None, :], other=0.0)
         if HALF:
-            ut = tl.load(u + n[None, :] * UP + s[:, None], mask=n_ok[None, :] & (s < UP)[:, None], other=0.0).to(tl.float32)
+            ut = tl.load(u + n[None, :] * UP + s[:, None], mask=n_ok[None, :] & (s < UP)[:, None], other=0.0).to(
+                tl.float32
+            )
             acc = _product(ut, tl.trans(dkt), acc, PRECISION)
         else:
-            ut = tl.load(u + n[:, None] * UP + s[None, :], mask=n_ok[:, None] & (s < UP)[None, :], other=0.0).to(tl.float32)
+            ut = tl.load(u + n[:, None] * UP + s[None, :], mask=n_ok[:, None] & (s < UP)[None, :], other=0.0).to(
+                tl.float32
+            )
             acc = tl.dot(dkt, ut, acc, input_precision=PRECISION)
     if HALF:
         acc = tl.trans(acc)

@@ -12,11 +12,12 @@ from . import operator_kernels as kernels
 from .replay import launch
 from .sizes import cdiv
 
-__all__ = ["aligned", "fused_shift_operator", "pitch", "write_gradient", "write_operator"]
+__all__ = ["aligned", "fused_shift_operator", "pitch", "write_gradient", "write_gradient_in_plane", "write_operator"]
 
 BLOCK = 256  # entries of an operator at a time: all 243 of K = 3
 BLOCK_T = 16  # partial sums read at once, by twice the threads: latency is all that an image costs, of code most of all
 WARPS = 8
+BLOCK_PLANE = 128  # entries of an operator in the plane: all 81 of K = 3
 LEAST = 16  # numbers that a matrix product takes
 
 
@@ -61,7 +62,7 @@ def pitch(depth: int) -> int:
 
 def aligned(M: Tensor) -> Tensor:
     """Operators ``(B, K*K, K*K*K)``, float32, with rows a :func:`pitch` apart, copied where they are not."""
-    images, taps, depth = M.shape
+    _, taps, depth = M.shape
     apart = pitch(depth)
     if M.stride() == (taps * apart, apart, 1):
         return M
@@ -94,6 +95,24 @@ def write_gradient(grad: Tensor, r: Tensor, dr: Tensor, kernel_size: int) -> Non
         launch(
             kernels.operator_grad_kernel, (images,), r, grad, dr, images, shares, parts,
             K=kernel_size, BLOCK=BLOCK, BLOCK_T=BLOCK_T, num_warps=WARPS,
+        )  # fmt: skip
+
+
+def write_gradient_in_plane(dp: Tensor, ds: Tensor, r: Tensor, dr: Tensor, kernel_size: int) -> None:
+    """The same for odd ``K`` from the gradient to the operators in the plane and to the shift along depth.
+
+    Args:
+        dp: ``(shares, B, K*K, K*K)``, summed over shares; all are contiguous.
+        ds: ``(B, parts)``, summed over parts.
+        r: ``(B, 4)``.
+        dr: like ``r``, written.
+        kernel_size: ``K``.
+    """
+    shares, images = dp.shape[:2]
+    with torch.cuda.device_of(r):
+        launch(
+            kernels.plane_grad_kernel, (images,), r, dp, ds, dr, images, shares, ds.shape[1],
+            K=kernel_size, BLOCK=BLOCK_PLANE, BLOCK_T=BLOCK_T,
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from monai_crossd.ops.fused.language import jit, tl
 
-__all__ = ["operator_grad_kernel", "operator_kernel"]
+__all__ = ["depth_factor", "operator_grad_kernel", "operator_kernel", "plane_grad_kernel"]
 
 
 @jit()
@@ -65,6 +65,15 @@ def _factor(delta, K: tl.constexpr):
 
 
 @jit()
+def depth_factor(r_ptr, b, d, K: tl.constexpr):
+    """Weight of depth ``d`` of the knowledge base for one image, ``K`` being odd, and its derivative to ``s_0``."""
+    _v0, _v1, _v2, _norm, _scale, _k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
+    s0 = 1.0 + 0.7853981633974483 * tanh * (k2 - k1)
+    a, _, da, _ = _factor(tl.zeros((1,), tl.float32) + (K // 2 - d - s0), K)
+    return a, da
+
+
+@jit()
 def _factors(entry, s0, s1, s2, K: tl.constexpr):
     """The three factors, each with its derivative, of entries ``(i, k, d, j, m)``, numbered row by row."""
     i, k = entry // (K * K * K * K), entry // (K * K * K) % K
@@ -98,14 +107,28 @@ def operator_kernel(r_ptr, m_ptr, K: tl.constexpr, PITCH: tl.constexpr, BLOCK: t
 
 
 @jit()
+def _store_gradient(r_ptr, dr_ptr, b, ds0, ds1, ds2):
+    """The gradient to the four numbers from that to the shift."""
+    v0, v1, v2, norm, scale, k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
+    angle = 0.7853981633974483 * tanh
+    dk0, dk1, dk2 = angle * (ds1 - ds2), angle * (ds2 - ds0), angle * (ds0 - ds1)
+    along = (v0 * dk0 + v1 * dk1 + v2 * dk2) * scale * scale / tl.where(norm > 0.0, norm, 1.0)
+    tl.store(dr_ptr + b * 4, dk0 * scale - v0 * along)
+    tl.store(dr_ptr + b * 4 + 1, dk1 * scale - v1 * along)
+    tl.store(dr_ptr + b * 4 + 2, dk2 * scale - v2 * along)
+    dangle = ds0 * (k2 - k1) + ds1 * (k0 - k2) + ds2 * (k1 - k0)  # 1 x k
+    tl.store(dr_ptr + b * 4 + 3, dangle * 0.7853981633974483 * (1.0 - tanh * tanh))
+
+
+@jit()
 def operator_grad_kernel(
     r_ptr, dm_ptr, dr_ptr, images, shares, parts, K: tl.constexpr, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr
 ):
     """Gradient to the four numbers of one image, from ``dm`` ``(shares, images, parts, K^5)``, summed over the two."""
     b = tl.program_id(0).to(tl.int64)
-    v0, v1, v2, norm, scale, k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
+    _v0, _v1, _v2, _norm, _scale, k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
     angle = 0.7853981633974483 * tanh
-    c0, c1, c2 = k2 - k1, k0 - k2, k1 - k0  # 1 x k
+    s0, s1, s2 = 1.0 + angle * (k2 - k1), 1.0 + angle * (k0 - k2), 1.0 + angle * (k1 - k0)
     N: tl.constexpr = K * K * K * K * K
     ds0, ds1, ds2 = 0.0, 0.0, 0.0
     for first in range(0, N, BLOCK):
@@ -116,15 +139,39 @@ def operator_grad_kernel(
             at = ((t // parts * images + b) * parts + t % parts)[:, None] * N + entry[None, :]
             inside = (t < shares * parts)[:, None] & (entry < N)[None, :]
             dm += tl.sum(tl.load(dm_ptr + at, mask=inside, other=0.0), axis=0)
-        a, ai, da, dai, c, ci, dc, dci, e, ei, de, dei = _factors(
-            entry, 1.0 + angle * c0, 1.0 + angle * c1, 1.0 + angle * c2, K
-        )
+        a, ai, da, dai, c, ci, dc, dci, e, ei, de, dei = _factors(entry, s0, s1, s2, K)
         ds0 += tl.sum(dm * _product(da, dai, c, ci, e, ei), axis=0)
         ds1 += tl.sum(dm * _product(a, ai, dc, dci, e, ei), axis=0)
         ds2 += tl.sum(dm * _product(a, ai, c, ci, de, dei), axis=0)
-    dk0, dk1, dk2 = angle * (ds1 - ds2), angle * (ds2 - ds0), angle * (ds0 - ds1)
-    along = (v0 * dk0 + v1 * dk1 + v2 * dk2) * scale * scale / tl.where(norm > 0.0, norm, 1.0)
-    tl.store(dr_ptr + b * 4, dk0 * scale - v0 * along)
-    tl.store(dr_ptr + b * 4 + 1, dk1 * scale - v1 * along)
-    tl.store(dr_ptr + b * 4 + 2, dk2 * scale - v2 * along)
-    tl.store(dr_ptr + b * 4 + 3, (ds0 * c0 + ds1 * c1 + ds2 * c2) * 0.7853981633974483 * (1.0 - tanh * tanh))
+    _store_gradient(r_ptr, dr_ptr, b, ds0, ds1, ds2)
+
+
+@jit()
+def plane_grad_kernel(
+    r_ptr, dp_ptr, ds_ptr, dr_ptr, images, shares, parts, K: tl.constexpr, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr
+):
+    """The same for odd ``K`` from the gradient to the operator in the plane, ``dp`` ``(shares, images, K^4)``, and that
+    to ``s_0``, ``ds`` ``(images, parts)``, summed over shares and parts.
+    """
+    b = tl.program_id(0).to(tl.int64)
+    _v0, _v1, _v2, _norm, _scale, k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
+    angle = 0.7853981633974483 * tanh
+    s1, s2 = 1.0 + angle * (k0 - k2), 1.0 + angle * (k1 - k0)
+    N: tl.constexpr = K * K * K * K
+    ds0, ds1, ds2 = 0.0, 0.0, 0.0
+    for first in range(0, parts, BLOCK):
+        part = first + tl.arange(0, BLOCK)
+        ds0 += tl.sum(tl.load(ds_ptr + b * parts + part, mask=part < parts, other=0.0), axis=0)
+    for first in range(0, N, BLOCK):
+        entry = first + tl.arange(0, BLOCK)
+        dp = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, shares, BLOCK_T):
+            t = start + tl.arange(0, BLOCK_T)
+            at, inside = (t * images + b)[:, None] * N + entry[None, :], (t < shares)[:, None] & (entry < N)[None, :]
+            dp += tl.sum(tl.load(dp_ptr + at, mask=inside, other=0.0), axis=0)
+        i, k, j, m = entry // (K * K * K), entry // (K * K) % K, entry // K % K, entry % K
+        of_rows, _, d_rows, _ = _factor((i - j).to(tl.float32) - s1, K)
+        of_columns, _, d_columns, _ = _factor((k - m).to(tl.float32) - s2, K)
+        ds1 += tl.sum(dp * d_rows * of_columns, axis=0)
+        ds2 += tl.sum(dp * of_rows * d_columns, axis=0)
+    _store_gradient(r_ptr, dr_ptr, b, ds0, ds1, ds2)
