@@ -22,7 +22,7 @@ from .columns_launch import (
     launch_weight_gradient,
 )
 from .halves import Ranges, largest
-from .operator import write_gradient_in_plane
+from .operator import write_gradient_of_shift
 from .products import WIDENS, add_product, product
 from .replay import call
 from .sizes import parts
@@ -49,16 +49,15 @@ def is_small(U: Tensor, pixels: int, groups: int) -> bool:
 
 
 def convolve_columns(
-    x: Tensor, U: Tensor, M: Tensor, r: Tensor, ranges: Ranges | None, y: Tensor, along: Tensor | None,
+    x: Tensor, U: Tensor, r: Tensor, ranges: Ranges | None, y: Tensor, along: Tensor | None,
     geometry: Geometry,
 ) -> None:  # fmt: skip
     """Write ``y[b] = conv2d(x[b], U M[b])``, by launches and calls alone.
 
     Args:
         x: ``(B, C_in, H, W)`` of any strides.
-        U: knowledge base ``(C_out, C_in, K, K, K)``, contiguous, of odd ``K``.
-        M: shift operators ``(B, K*K, K*K*K)``, float32, of ``aligned``.
-        r: ``(B, 4)``, what they were made of.
+        U: knowledge base ``(C_out, C_in, K, K, K)``, contiguous, of ``K = 3``.
+        r: ``(B, 4)``, float32, what the operators ``M`` are made of, contiguous.
         ranges: where halves are multiplied.
         y: ``(B, C_out, H_out, W_out)``, channels_last or contiguous, written.
         along: the same, channels_last: the derivative of ``y`` to the shift along depth, written where it is wanted.
@@ -68,9 +67,9 @@ def convolve_columns(
     ranges = ranges if WIDENS else None
     weight, *of_weight = launch_weight(U, x.dtype, ranges)
     if ranges is not None:
-        scale, factor = launch_scales(ranges, M.shape[1], *of_weight)
-    for part in _parts(x, M, size):
-        z = launch_columns(x[part], M[part], U, size, geometry, _cut(scale, part))
+        scale, factor = launch_scales(ranges, *of_weight)
+    for part in _parts(x, size):
+        z = launch_columns(x[part], r[part], size, geometry, _cut(scale, part))
         deep = torch.empty((len(z), len(weight)), dtype=torch.float32, device=x.device)
         call(product, z, weight.t(), deep)
         del z
@@ -79,7 +78,7 @@ def convolve_columns(
 
 
 def gradients_of_columns(
-    dy: Tensor, x: Tensor, U: Tensor, M: Tensor, r: Tensor, ranges: Ranges | None, along: Tensor, dx: Tensor | None,
+    dy: Tensor, x: Tensor, U: Tensor, r: Tensor, ranges: Ranges | None, along: Tensor, dx: Tensor | None,
     dU: Tensor | None, dr: Tensor, geometry: Geometry,
 ) -> None:  # fmt: skip
     """Write gradients of :func:`convolve_columns` into ``dr``, and ``dx`` and ``dU`` where given, in the same way."""
@@ -90,28 +89,28 @@ def gradients_of_columns(
     weight, *found = launch_weight(U, x.dtype, ranges)
     if ranges is not None:
         largest_dy, (of_weight,) = largest(dy), found
-        scale, times = launch_scales(ranges, M.shape[1], of_weight, largest_dy)
+        scale, times = launch_scales(ranges, of_weight, largest_dy)
     if dU is not None:
         dweight = torch.empty(weight.shape, dtype=torch.float32, device=x.device)
-    for part in _parts(x, M, size):
-        of_deep, of_dy, ds = launch_depth_gradient(dy[part], r[part], along[part], U.shape[2], _cut(largest_dy, part))
+    for part in _parts(x, size):
+        of_deep, of_dy, along_depth = launch_depth_gradient(dy[part], r[part], along[part], _cut(largest_dy, part))
         if dweight is not None:
-            z = launch_columns(x[part], M[part], U, size, geometry, _cut(scale, part))
+            z = launch_columns(x[part], r[part], size, geometry, _cut(scale, part))
             call(add_product if part.start else product, of_deep.t(), z, dweight)
             del z  # before its gradient comes, which is as large; of halves in float32, whose range it needs
         dz = torch.empty((len(of_deep), weight.shape[1]), dtype=x.dtype, device=x.device)
         call(product, of_deep, weight, dz)
         del of_deep
-        dp = launch_gradients(dz, x[part], M[part], _cut(dx, part), U, size, geometry, (of_dy, of_weight))
+        in_plane = launch_gradients(dz, x[part], r[part], _cut(dx, part), size, geometry, (of_dy, of_weight))
         del dz
-        write_gradient_in_plane(dp, ds, r[part], dr[part], U.shape[2])
+        write_gradient_of_shift(along_depth, in_plane, r[part], dr[part])
     if dU is not None and dweight is not None:
         launch_weight_gradient(dweight, dU, times)
 
 
-def _parts(x: Tensor, M: Tensor, size: tuple[int, int]) -> Iterator[slice]:
+def _parts(x: Tensor, size: tuple[int, int]) -> Iterator[slice]:
     """Parts of the batch whose columns stay below the budget."""
-    return parts(x.shape[0], M.shape[1] * x.shape[1] * size[0] * size[1], BUDGET)
+    return parts(x.shape[0], 9 * x.shape[1] * size[0] * size[1], BUDGET)
 
 
 def _cut(t: Tensor | None, part: slice) -> Tensor | None:

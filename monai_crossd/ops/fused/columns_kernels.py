@@ -1,25 +1,26 @@
-"""Triton kernels of mixed columns: what the convolution of small images by one product of matrices needs.
+"""Triton kernels of mixed columns: what the convolution of small images by one product of matrices needs, ``K = 3``.
 
-For odd ``K`` the operator is a product, ``M[b, t, (d, q)] = a[b, d] P[b, t, q]``: a weight for every depth ``d`` of the
-knowledge base, and an operator in the plane, of its pixels ``q``. So
+For odd ``K`` the shift operator is a product over the axes of the knowledge base, and a factor depends on a difference
+modulo ``K``: ``M[b, (i, k), (d, j, m)] = D(1 - d - s0) D(i - j - s1) D(k - m - s2)`` with the ``D`` of ``shift``. So
 
-``y[b, o, p] = sum_d a[b, d] Y[b, p, o, d]``, ``Y[b, p, o, d] = sum_(q, c) U[o, c, (d, q)] z[b, p, q, c]`` and
-``z[b, p, q, c] = sum_t P[b, t, q] x[b, c, source(p, t)]``.
+``y[b, o, p] = sum_d D(1 - d - s0) Y[b, p, o, d]``,
+``Y[b, p, o, d] = sum_(j, m, c) U[o, c, d, j, m] z[b, p, j, m, c]`` and
+``z[b, p, j, m, c] = sum_(i, k) D(i - j - s1) D(k - m - s2) x[b, c, source(p, i, k)]``.
 
-``K`` times the multiplications of a convolution, but no image has a kernel of its own. ``a`` sums to one, which gives
-``P`` from ``M``. With the symbols of ``conv_kernels`` and ``P`` output pixels, moved besides ``x``, ``y`` and ``U`` are
-``e B P C T`` for ``z`` and ``4 B P O K`` for ``Y``, written and read; backward ``z`` again, its gradient, and the
-gradient to the columns, each of that size, and ``e B P O K`` for the gradient to ``Y``. Channels vary fastest, for
-whole lines of memory, and so they must in ``U``, which is turned for each pass.
+Three times the multiplications of a convolution, but no image has a kernel of its own. With the symbols of
+``conv_kernels`` and ``P`` output pixels, moved besides ``x``, ``y`` and ``U`` are ``9 e B P C`` for ``z``, ``12 B P O``
+for ``Y``, written and read; backward ``z`` again, its gradient, and the gradient to the columns of ``x``, each of that
+size, and ``3 e B P O`` for the gradient to ``Y``. Channels vary fastest, for whole lines of memory, and so they must in
+``U``, which is turned for each pass.
 
-To the shift along depth ``y`` has the derivative ``sum_d a'[b, d] Y[b, p, o, d]``, which is kept for backward.
+To ``s0`` the result has the derivative ``sum_d -D'(1 - d - s0) Y[b, p, o, d]``, which is kept for backward.
 """
 
 from __future__ import annotations
 
 from monai_crossd.ops.fused.halves_kernels import rescaled, scale_of
 from monai_crossd.ops.fused.language import jit, tl
-from monai_crossd.ops.fused.operator_kernels import depth_factor
+from monai_crossd.ops.fused.operator_kernels import shift_factors
 
 __all__ = [
     "columns_grad_kernel", "columns_kernel", "depth_grad_kernel", "depth_kernel", "fold_kernel", "scales_kernel",
@@ -29,155 +30,150 @@ GEOMETRY = tuple(f"{name}_{axis}" for name in ("stride", "pad", "dil") for axis 
 
 
 @jit()
-def _columns(
-    x, r, n_rows, channels, y_w, x_h, x_w, x_sc, x_sh, x_sw, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
-    K: tl.constexpr, BLOCK_T: tl.constexpr,
-):  # fmt: skip
-    """Columns of an image as (BLOCK_T, rows) in float32, a row ``r`` being an output pixel and a channel."""
-    t = tl.arange(0, BLOCK_T)[:, None]
-    p, c = r // channels, r % channels
-    h = (p // y_w * stride_h - pad_h)[None, :] + t // K * dil_h
-    w = (p % y_w * stride_w - pad_w)[None, :] + t % K * dil_w
-    inside = (r < n_rows)[None, :] & (t < K * K) & (h >= 0) & (h < x_h) & (w >= 0) & (w < x_w)
-    return tl.load(x + (c * x_sc)[None, :] + h * x_sh + w * x_sw, mask=inside, other=0.0).to(tl.float32)
-
-
-@jit()
-def _rows(r, channels, Q: tl.constexpr):
-    """Where rows ``(p, c)`` of an image start in its ``(P, Q, C)`` columns."""
-    return r // channels * (Q * channels) + r % channels
-
-
-@jit()
-def _plane(m, t, q, K: tl.constexpr, PITCH: tl.constexpr):
-    """Entries ``[t, q]`` of the operator in the plane of one image, zero outside of it."""
-    Q: tl.constexpr = K * K
-    at, inside = m + t * PITCH + q, (t < Q) & (q < Q)
-    plane = tl.load(at, mask=inside, other=0.0)
-    for d in tl.static_range(1, K):
-        plane += tl.load(at + d * Q, mask=inside, other=0.0)
-    return plane
+def _pixel(x, h, w, x_h, x_w, x_sh, x_sw, ok):
+    """Values of pixels, zero outside of the image."""
+    inside = ok & (h >= 0) & (h < x_h) & (w >= 0) & (w < x_w)
+    return tl.load(x + h * x_sh + w * x_sw, mask=inside, other=0.0).to(tl.float32)
 
 
 @jit("y_w", "x_h", "x_w", *GEOMETRY)
 def columns_kernel(
-    x, m, scale, z, n_rows, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
-    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
-    K: tl.constexpr, PITCH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_Q: tl.constexpr,
+    x, r, scale, z, n_values, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
+    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """``z`` of a block of rows ``(p, c)`` of one image, times ``scale[b]`` if there is one."""
-    Q: tl.constexpr = K * K
+    """``z`` of a block of pixels and channels ``(p, c)`` of one image, times ``scale[b]`` if there is one."""
     b = tl.program_id(1).to(tl.int64)
-    r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    t, q = tl.arange(0, BLOCK_Q)[None, :], tl.arange(0, BLOCK_Q)[:, None]
-    plane = _plane(m + b * (Q * PITCH), t, q, K, PITCH)  # (q, t)
-    columns = _columns(
-        x + b * x_sb, r, n_rows, channels, y_w, x_h, x_w, x_sc, x_sh, x_sw, stride_h, stride_w, pad_h, pad_w, dil_h,
-        dil_w, K, BLOCK_Q,
-    )  # fmt: skip
-    zt = tl.dot(plane, columns, input_precision=PRECISION)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    p, c, ok = at // channels, at % channels, at < n_values
+    h, w = p // y_w * stride_h - pad_h, p % y_w * stride_w - pad_w
+    b0, b1, b2, _, _, _ = shift_factors(r, b, 1)
+    c0, c1, c2, _, _, _ = shift_factors(r, b, 2)
     if scale is not None:
-        zt *= tl.load(scale + b)
-    z_at = z + b * n_rows * Q + q * channels + _rows(r, channels, Q)[None, :]
-    tl.store(z_at, zt.to(z.dtype.element_ty), mask=(r < n_rows)[None, :] & (q < Q))
+        times = tl.load(scale + b)
+        b0, b1, b2 = b0 * times, b1 * times, b2 * times
+    of_image, h1, h2, w1, w2 = x + b * x_sb + c * x_sc, h + dil_h, h + 2 * dil_h, w + dil_w, w + 2 * dil_w
+    x00 = _pixel(of_image, h, w, x_h, x_w, x_sh, x_sw, ok)
+    x01 = _pixel(of_image, h, w1, x_h, x_w, x_sh, x_sw, ok)
+    x02 = _pixel(of_image, h, w2, x_h, x_w, x_sh, x_sw, ok)
+    x10 = _pixel(of_image, h1, w, x_h, x_w, x_sh, x_sw, ok)
+    x11 = _pixel(of_image, h1, w1, x_h, x_w, x_sh, x_sw, ok)
+    x12 = _pixel(of_image, h1, w2, x_h, x_w, x_sh, x_sw, ok)
+    x20 = _pixel(of_image, h2, w, x_h, x_w, x_sh, x_sw, ok)
+    x21 = _pixel(of_image, h2, w1, x_h, x_w, x_sh, x_sw, ok)
+    x22 = _pixel(of_image, h2, w2, x_h, x_w, x_sh, x_sw, ok)
+    z_at = z + b * n_values * 9 + p * (9 * channels) + c
+    for m in tl.static_range(3):  # a factor is numbered by the difference of its axis, modulo three
+        v0, v1, v2 = c0 * x00 + c1 * x01 + c2 * x02, c0 * x10 + c1 * x11 + c2 * x12, c0 * x20 + c1 * x21 + c2 * x22
+        to = z_at + m * channels
+        tl.store(to, (b0 * v0 + b1 * v1 + b2 * v2).to(z.dtype.element_ty), mask=ok)
+        tl.store(to + 3 * channels, (b2 * v0 + b0 * v1 + b1 * v2).to(z.dtype.element_ty), mask=ok)
+        tl.store(to + 6 * channels, (b1 * v0 + b2 * v1 + b0 * v2).to(z.dtype.element_ty), mask=ok)
+        c0, c1, c2 = c2, c0, c1
 
 
 @jit("y_w", "x_h", "x_w", *GEOMETRY)
 def columns_grad_kernel(
-    x, m, dz, dy_factor, w_factor, e, dp, n_rows, share, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
-    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
-    K: tl.constexpr, PITCH: tl.constexpr, NEED_X: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_Q: tl.constexpr,
+    x, r, dz, dy_factor, w_factor, e, ds, n_values, channels, y_w, x_h, x_w, x_sb, x_sc, x_sh, x_sw,
+    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, NEED_X: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A share of the rows of one image: ``dp[share, b, t, q]`` and the gradient to the columns, ``e[b, t, r]``.
+    """Of a block of pixels and channels of one image the gradient to the columns, ``e[b, (i, k), p, c]``, and its parts
+    of those to ``s1`` and ``s2``, ``ds[b, :, block]``.
 
     ``dz`` is meant times ``dy_factor[b]`` and ``w_factor[0]``, where there are factors.
     """
-    Q: tl.constexpr = K * K
-    b = tl.program_id(1).to(tl.int64)
-    q, t = tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_Q)[:, None]
-    plane = _plane(m + b * (Q * PITCH), t, q[None, :], K, PITCH)  # (t, q)
-    acc = tl.zeros((BLOCK_Q, BLOCK_Q), tl.float32)
-    start = tl.program_id(0) * share
-    for first in range(start, tl.minimum(start + share, n_rows), BLOCK_R):
-        r = first + tl.arange(0, BLOCK_R)
-        r_ok = (r < n_rows)[None, :]
-        dz_at = dz + b * n_rows * Q + (q * channels)[:, None] + _rows(r, channels, Q)[None, :]
-        dzt = tl.load(dz_at, mask=r_ok & (q < Q)[:, None], other=0.0).to(tl.float32)  # (q, r)
-        if dy_factor is not None:
-            dzt = rescaled(dzt, tl.load(dy_factor + b), tl.load(w_factor))
-        columns = _columns(
-            x + b * x_sb, r, n_rows, channels, y_w, x_h, x_w, x_sc, x_sh, x_sw, stride_h, stride_w, pad_h, pad_w,
-            dil_h, dil_w, K, BLOCK_Q,
-        )  # fmt: skip
-        acc = tl.dot(columns, tl.trans(dzt), acc, input_precision=PRECISION)
-        if NEED_X:
-            et = tl.dot(plane, dzt, input_precision=PRECISION)
-            tl.store(e + (b * Q + t) * n_rows + r[None, :], et.to(e.dtype.element_ty), mask=r_ok & (t < Q))
-    dp_at = dp + (tl.program_id(0) * tl.num_programs(1) + b) * (Q * Q) + t * Q + q[None, :]
-    tl.store(dp_at, acc, mask=(t < Q) & (q < Q)[None, :])
+    block, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    at = block * BLOCK + tl.arange(0, BLOCK)
+    p, c, ok = at // channels, at % channels, at < n_values
+    h, w = p // y_w * stride_h - pad_h, p % y_w * stride_w - pad_w
+    b0, b1, b2, b0_1, b1_1, b2_1 = shift_factors(r, b, 1)
+    c0, c1, c2, c0_1, c1_1, c2_1 = shift_factors(r, b, 2)
+    of_image, z_at = x + b * x_sb + c * x_sc, dz + b * n_values * 9 + p * (9 * channels) + c
+    dy_at = None if dy_factor is None else dy_factor + b
+    z00, z01, z02 = _line(z_at, channels, dy_at, w_factor, ok)
+    z10, z11, z12 = _line(z_at + 3 * channels, channels, dy_at, w_factor, ok)
+    z20, z21, z22 = _line(z_at + 6 * channels, channels, dy_at, w_factor, ok)
+    of_rows, of_columns = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    for k in tl.static_range(3):  # factors are numbered as above: c of the differences k, k - 1 and k - 2
+        v0, v1, v2 = c0 * z00 + c2 * z01 + c1 * z02, c0 * z10 + c2 * z11 + c1 * z12, c0 * z20 + c2 * z21 + c1 * z22
+        g0, g1 = c0_1 * z00 + c2_1 * z01 + c1_1 * z02, c0_1 * z10 + c2_1 * z11 + c1_1 * z12
+        g2 = c0_1 * z20 + c2_1 * z21 + c1_1 * z22
+        for i in tl.static_range(3):
+            value = _pixel(of_image, h + i * dil_h, w + k * dil_w, x_h, x_w, x_sh, x_sw, ok)
+            of_rows += value * (b0_1 * v0 + b2_1 * v1 + b1_1 * v2)
+            of_columns += value * (b0 * g0 + b2 * g1 + b1 * g2)
+            if NEED_X:
+                to = e + (b * 9 + i * 3 + k) * n_values + at
+                tl.store(to, (b0 * v0 + b2 * v1 + b1 * v2).to(e.dtype.element_ty), mask=ok)
+            b0, b1, b2, b0_1, b1_1, b2_1 = b1, b2, b0, b1_1, b2_1, b0_1
+        c0, c1, c2, c0_1, c1_1, c2_1 = c1, c2, c0, c1_1, c2_1, c0_1
+    ds_at = ds + b * 2 * tl.num_programs(0) + block
+    tl.store(ds_at, tl.sum(of_rows, axis=0))
+    tl.store(ds_at + tl.num_programs(0), tl.sum(of_columns, axis=0))
+
+
+@jit()
+def _line(at, apart, factor, other_factor, ok):
+    """Three values in float32, so far apart, times both factors, if there are any."""
+    first = tl.load(at, mask=ok, other=0.0).to(tl.float32)
+    second = tl.load(at + apart, mask=ok, other=0.0).to(tl.float32)
+    third = tl.load(at + 2 * apart, mask=ok, other=0.0).to(tl.float32)
+    if factor is not None:
+        one, other = tl.load(factor), tl.load(other_factor)
+        first, second, third = rescaled(first, one, other), rescaled(second, one, other), rescaled(third, one, other)
+    return first, second, third
 
 
 @jit()
 def depth_kernel(
-    deep, r, factor, y, along, n_values, outputs, y_sb, y_sc, y_sp,
-    K: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    deep, r, factor, y, along, n_values, outputs, y_sb, y_sc, y_sp, KEEP: tl.constexpr, BLOCK: tl.constexpr
+):
     """``y`` of a block of values ``(p, o)`` of one image from ``Y``, times ``factor[b]`` if there is one.
 
-    ``KEEP`` writes the derivative to the shift along depth too, ``along[b, p, o]``.
+    ``KEEP`` writes the derivative to ``s0`` too, ``along[b, p, o]``.
     """
     b = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n_values
-    sums, slopes = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    for d in tl.static_range(K):
-        weight, slope = depth_factor(r, b, d, K)
-        value = tl.load(deep + (b * n_values + at) * K + d, mask=inside, other=0.0)
-        sums += weight * value
-        slopes += slope * value
+    a0, a1, a2, a0_1, a1_1, a2_1 = shift_factors(r, b, 0)
+    first, second, third = _line(deep + (b * n_values + at) * 3, 1, None, None, inside)
+    y_found, along_found = a1 * first + a0 * second + a2 * third, a1_1 * first + a0_1 * second + a2_1 * third
     if factor is not None:
         times = tl.load(factor + b)
-        sums, slopes = sums * times, slopes * times
+        y_found, along_found = y_found * times, along_found * times
     y_at = y + b * y_sb + at // outputs * y_sp + at % outputs * y_sc
-    tl.store(y_at, sums.to(y.dtype.element_ty), mask=inside)
+    tl.store(y_at, y_found.to(y.dtype.element_ty), mask=inside)
     if KEEP:
-        tl.store(along + b * n_values + at, slopes.to(along.dtype.element_ty), mask=inside)
+        tl.store(along + b * n_values + at, along_found.to(along.dtype.element_ty), mask=inside)
 
 
 @jit()
-def depth_grad_kernel(
-    dy, r, along, largest, deep, factor, ds, n_values,
-    K: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
-):  # fmt: skip
-    """From ``dy`` of a block of values of one image the gradient to ``Y``, and its part of that to the shift along
-    depth, ``ds[b, block]``. With ``largest``, partial maxima of ``|dy|``, the former is scaled, and its factor stored.
+def depth_grad_kernel(dy, r, along, largest, deep, factor, ds, n_values, BLOCK: tl.constexpr, PARTS: tl.constexpr):
+    """From ``dy`` of a block of values of one image the gradient to ``Y``, and its part of that to ``s0``,
+    ``ds[b, block]``. With ``largest``, partial maxima of ``|dy|``, the former is scaled, and its factor stored.
     """
     block, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     at = block * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(dy + b * n_values + at, mask=at < n_values, other=0.0).to(tl.float32)
     slope = tl.load(along + b * n_values + at, mask=at < n_values, other=0.0).to(tl.float32)
     tl.store(ds + b * tl.num_programs(0) + block, tl.sum(value * slope, axis=0))
-    scale = 1.0
+    a0, a1, a2, _, _, _ = shift_factors(r, b, 0)
     if largest is not None:
         scale, inverse = scale_of(tl.max(tl.load(largest + b * PARTS + tl.arange(0, PARTS)), axis=0))
+        a0, a1, a2 = a0 * scale, a1 * scale, a2 * scale
         if block == 0:
             tl.store(factor + b, inverse)
-    for i in tl.static_range(K):  # values (p, o, d), d fastest, so that they are stored side by side
-        deep_at = (block * K + i) * BLOCK + tl.arange(0, BLOCK)
-        inside = deep_at < n_values * K
-        weight = tl.zeros((BLOCK,), tl.float32)
-        for d in tl.static_range(K):
-            one, _ = depth_factor(r, b, d, K)
-            weight = tl.where(deep_at % K == d, one, weight)
-        value = tl.load(dy + b * n_values + deep_at // K, mask=inside, other=0.0).to(tl.float32) * scale
-        tl.store(deep + b * n_values * K + deep_at, (weight * value).to(deep.dtype.element_ty), mask=inside)
+    for i in tl.static_range(3):  # values (p, o, d), d fastest, so that they are stored side by side
+        deep_at = (block * 3 + i) * BLOCK + tl.arange(0, BLOCK)
+        inside = deep_at < n_values * 3
+        weight = tl.where(deep_at % 3 == 0, a1, tl.where(deep_at % 3 == 1, a0, a2))
+        value = tl.load(dy + b * n_values + deep_at // 3, mask=inside, other=0.0).to(tl.float32)
+        tl.store(deep + b * n_values * 3 + deep_at, (weight * value).to(deep.dtype.element_ty), mask=inside)
 
 
 @jit("y_h", "y_w", "x_w", *GEOMETRY)
 def fold_kernel(
     e, dx, n_values, n_rows, channels, y_h, y_w, x_w, x_sb, x_sc, x_sh, x_sw,
-    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, K: tl.constexpr, BLOCK: tl.constexpr,
+    stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """``dx`` of a block of pixels and channels of one image: the sum over taps of the columns that read them."""
     b = tl.program_id(1).to(tl.int64)
@@ -185,12 +181,12 @@ def fold_kernel(
     q, c = at // channels, at % channels
     h, w = q // x_w, q % x_w
     acc = tl.zeros((BLOCK,), tl.float32)
-    for t in tl.static_range(K * K):
-        from_h, from_w = h + pad_h - t // K * dil_h, w + pad_w - t % K * dil_w
+    for t in tl.static_range(9):
+        from_h, from_w = h + pad_h - t // 3 * dil_h, w + pad_w - t % 3 * dil_w
         p_h, p_w = from_h // stride_h, from_w // stride_w
         hit = (from_h >= 0) & (from_w >= 0) & (p_h * stride_h == from_h) & (p_w * stride_w == from_w)
         hit = hit & (p_h < y_h) & (p_w < y_w) & (at < n_values)
-        row = (b * (K * K) + t) * n_rows + (p_h * y_w + p_w) * channels + c
+        row = (b * 9 + t) * n_rows + (p_h * y_w + p_w) * channels + c
         acc += tl.load(e + row, mask=hit, other=0.0).to(tl.float32)
     dx_at = dx + b * x_sb + c * x_sc + h * x_sh + w * x_sw
     tl.store(dx_at, acc.to(dx.dtype.element_ty), mask=at < n_values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from . import columns_kernels as kernels
 from .halves import PARTS, Ranges
 from .replay import launch
-from .sizes import block, cdiv, precision
+from .sizes import cdiv
 from .turn import channels_last, turned
 
 __all__ = [
@@ -21,10 +20,10 @@ __all__ = [
 
 Geometry = tuple[int, ...]  # stride, padding and dilation in pixels, per axis
 
-BLOCK_R = 128  # rows of a tile, of 16 values each
+MOST = 4  # a column is at most so many times the largest value of an image: (5/3)**2, a mean of the plane's 9 taps
 BLOCK_B = 64  # images whose scales are found at once
-BLOCK = 1024  # values of ``dx``, ``y`` or ``dy`` of a program
-PROGRAMS = 1056  # eight for each of 132 multiprocessors: as many shares as that takes, no more
+BLOCK = 1024  # values of a program: a thread has eight, 16 bytes of two each
+BLOCK_GRAD = 512  # where a value keeps so many more in registers
 
 
 def geometry(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Geometry:
@@ -33,7 +32,7 @@ def geometry(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[i
 
 
 def launch_weight(U: Tensor, dtype: torch.dtype, ranges: Ranges | None) -> list[Tensor]:
-    """``U`` as ``(C_out*K, K*K*C_in)`` in a dtype; with ranges in float16, and its factor."""
+    """``U`` as ``(C_out*3, 9*C_in)`` in a dtype; with ranges in float16, and its factor."""
     found, source = [], U.flatten(2)[:, :, None]
     if ranges is None:
         weight = channels_last(source, dtype)
@@ -49,14 +48,11 @@ def launch_weight_gradient(dweight: Tensor, dU: Tensor, times: Tensor | None) ->
     turned(source, dU.dtype, times=times, into=dU)
 
 
-def launch_scales(
-    ranges: Ranges, taps: int, of_weight: Tensor, largest_dy: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def launch_scales(ranges: Ranges, of_weight: Tensor, largest_dy: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Scales of the columns of all images, ``(B,)``, and factors of products with them.
 
     Args:
         ranges: of images and kernels.
-        taps: ``K*K``; an operator in the plane has so many entries for a column, of at most one.
         of_weight: factor of the knowledge base.
         largest_dy: ``(B, PARTS)``, of the gradient to the output, where products with that are meant.
 
@@ -69,22 +65,20 @@ def launch_scales(
     with torch.cuda.device_of(of_weight):
         launch(
             kernels.scales_kernel, (1,), ranges.images, of_weight, largest_dy, scale, factor, images,
-            MOST=taps, PARTS=PARTS, BLOCK_B=BLOCK_B,
+            MOST=MOST, PARTS=PARTS, BLOCK_B=BLOCK_B,
         )  # fmt: skip
     return scale, factor
 
 
-def launch_columns(
-    x: Tensor, M: Tensor, U: Tensor, size: tuple[int, int], geometry: Geometry, scale: Tensor | None
-) -> Tensor:
-    """Columns ``(B*H_out*W_out, K*K*C_in)`` in the dtype of ``x``, or scaled in float16."""
-    rows = size[0] * size[1] * x.shape[1]
+def launch_columns(x: Tensor, r: Tensor, size: tuple[int, int], geometry: Geometry, scale: Tensor | None) -> Tensor:
+    """Columns ``(B*H_out*W_out, 9*C_in)`` in the dtype of ``x``, or scaled in float16."""
+    values = size[0] * size[1] * x.shape[1]
     dtype = x.dtype if scale is None else torch.float16
-    z = torch.empty((len(x) * size[0] * size[1], M.shape[1] * x.shape[1]), dtype=dtype, device=x.device)
+    z = torch.empty((len(x) * size[0] * size[1], 9 * x.shape[1]), dtype=dtype, device=x.device)
     with torch.cuda.device_of(x):
         launch(
-            kernels.columns_kernel, (cdiv(rows, BLOCK_R), len(x)), x, M, scale, z, rows, x.shape[1], size[1],
-            *x.shape[2:], *x.stride(), *geometry, **_blocks(x, U, M),
+            kernels.columns_kernel, (cdiv(values, BLOCK), len(x)), x, r, scale, z, values, x.shape[1], size[1],
+            *x.shape[2:], *x.stride(), *geometry, BLOCK=BLOCK,
         )  # fmt: skip
     return z
 
@@ -93,7 +87,7 @@ def launch_depth(deep: Tensor, r: Tensor, factor: Tensor | None, y: Tensor, alon
     """Write ``y`` from products of the columns, and its derivative to the shift along depth, by a launch.
 
     Args:
-        deep: ``(B*H_out*W_out, C_out*K)``, float32.
+        deep: ``(B*H_out*W_out, C_out*3)``, float32.
         r: ``(B, 4)``.
         factor: ``(B,)``, what an image's values are meant times, if anything.
         y: ``(B, C_out, H_out, W_out)``, channels_last or contiguous, written.
@@ -105,13 +99,12 @@ def launch_depth(deep: Tensor, r: Tensor, factor: Tensor | None, y: Tensor, alon
     with torch.cuda.device_of(y):
         launch(
             kernels.depth_kernel, (cdiv(values, BLOCK), images), deep, r, factor, y, along, values, outputs, values,
-            *((1, outputs) if last else (height * width, 1)), K=deep.shape[1] // outputs, KEEP=along is not None,
-            BLOCK=BLOCK,
+            *((1, outputs) if last else (height * width, 1)), KEEP=along is not None, BLOCK=BLOCK,
         )  # fmt: skip
 
 
 def launch_depth_gradient(
-    dy: Tensor, r: Tensor, along: Tensor, size: int, largest_dy: Tensor | None
+    dy: Tensor, r: Tensor, along: Tensor, largest_dy: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """What ``dy`` makes of the derivatives of :func:`launch_depth`, by a launch.
 
@@ -119,57 +112,47 @@ def launch_depth_gradient(
         dy: ``(B, C_out, H_out, W_out)``, channels_last.
         r: ``(B, 4)``.
         along: from forward.
-        size: ``K``.
         largest_dy: ``(B, PARTS)``, where the gradient to the products is to be scaled float16.
 
     Returns:
-        the gradient to the products, ``(B*H_out*W_out, C_out*K)``; with ``largest_dy`` the factor of every image; and
+        the gradient to the products, ``(B*H_out*W_out, C_out*3)``; with ``largest_dy`` the factor of every image; and
         partial sums of the gradient to the shift along depth, ``(B, parts)``.
     """
     images, outputs, height, width = dy.shape
     values = outputs * height * width
     dtype = dy.dtype if largest_dy is None else torch.float16
-    deep = torch.empty((images * height * width, outputs * size), dtype=dtype, device=dy.device)
+    deep = torch.empty((images * height * width, outputs * 3), dtype=dtype, device=dy.device)
     factor = None if largest_dy is None else torch.empty((images,), dtype=torch.float32, device=dy.device)
     ds = torch.empty((images, cdiv(values, BLOCK)), dtype=torch.float32, device=dy.device)
     with torch.cuda.device_of(dy):
         launch(
             kernels.depth_grad_kernel, (ds.shape[1], images), dy, r, along, largest_dy, deep, factor, ds, values,
-            K=size, BLOCK=BLOCK, PARTS=PARTS,
+            BLOCK=BLOCK, PARTS=PARTS,
         )  # fmt: skip
     return deep, factor, ds
 
 
 def launch_gradients(
-    dz: Tensor, x: Tensor, M: Tensor, dx: Tensor | None, U: Tensor, size: tuple[int, int], geometry: Geometry,
+    dz: Tensor, x: Tensor, r: Tensor, dx: Tensor | None, size: tuple[int, int], geometry: Geometry,
     factors: Sequence[Tensor | None] = (None, None),
 ) -> Tensor:  # fmt: skip
-    """Partial sums of the gradient to operators in the plane, ``(shares, B, K*K, K*K)``, and ``dx``, by two launches.
+    """Partial sums of the gradient to shifts in the plane, ``(B, 2, parts)``, and ``dx``, by two launches.
 
     ``dz`` is as of :func:`launch_columns`, and meant times ``factors``, if there are any: of each image, and of all.
     """
-    (images, channels, *_), (y_h, y_w), taps = x.shape, size, M.shape[1]
-    rows = y_h * y_w * channels
-    share = cdiv(rows, BLOCK_R * max(1, PROGRAMS // images)) * BLOCK_R
-    e = torch.empty((0,) if dx is None else (images, taps, rows), dtype=x.dtype, device=x.device)
-    dp = torch.empty((cdiv(rows, share), images, taps, taps), dtype=torch.float32, device=x.device)
+    (images, channels, *_), (y_h, y_w) = x.shape, size
+    values = y_h * y_w * channels
+    e = torch.empty((0,) if dx is None else (images, 9, values), dtype=x.dtype, device=x.device)
+    ds = torch.empty((images, 2, cdiv(values, BLOCK_GRAD)), dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         launch(
-            kernels.columns_grad_kernel, (len(dp), images), x, M, dz, *factors, e, dp, rows, share, channels, y_w,
-            *x.shape[2:], *x.stride(), *geometry, NEED_X=dx is not None, **_blocks(x, U, M),
+            kernels.columns_grad_kernel, (ds.shape[2], images), x, r, dz, *factors, e, ds, values, channels, y_w,
+            *x.shape[2:], *x.stride(), *geometry, NEED_X=dx is not None, BLOCK=BLOCK_GRAD,
         )  # fmt: skip
         if dx is not None:
-            values = dx[0].numel()
+            values_x = dx[0].numel()
             launch(
-                kernels.fold_kernel, (cdiv(values, BLOCK), images), e, dx, values, rows, channels, y_h, y_w,
-                x.shape[3], *dx.stride(), *geometry, K=U.shape[2], BLOCK=BLOCK,
+                kernels.fold_kernel, (cdiv(values_x, BLOCK), images), e, dx, values_x, values, channels, y_h, y_w,
+                x.shape[3], *dx.stride(), *geometry, BLOCK=BLOCK,
             )  # fmt: skip
-    return dp
-
-
-def _blocks(x: Tensor, U: Tensor, M: Tensor) -> dict[str, Any]:
-    """What both kernels are told besides sizes: taps are padded to what a matrix product takes."""
-    return {
-        "K": U.shape[2], "PITCH": M.stride(1), "PRECISION": precision(x.dtype), "BLOCK_R": BLOCK_R,
-        "BLOCK_Q": block(64, M.shape[1]),
-    }  # fmt: skip
+    return ds

@@ -45,13 +45,13 @@ def is_halved(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and precision(dtype) == "tf32"
 
 
-def measured(x: Tensor, U: Tensor, M: Tensor) -> Ranges | None:
+def measured(x: Tensor, U: Tensor, M: Tensor | None) -> Ranges | None:
     """The ranges of images and kernels if they are multiplied in TF32, and there are any, by two launches.
 
     Args:
         x: ``(B, C, H, W)`` of any strides.
         U: knowledge base ``(C_out, C_in/groups, K, K, K)``, contiguous.
-        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous or of ``aligned``.
+        M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous or of ``aligned``; ``None`` where none are needed.
     """
     if not is_halved(x.dtype) or x.numel() == 0:
         return None
@@ -65,15 +65,15 @@ def shapes(images: int) -> tuple[tuple[int, int], tuple[int, int]]:
     return (images, PARTS), (2, BOUNDS)
 
 
-def measure(x: Tensor, U: Tensor, M: Tensor, ranges: Ranges) -> None:
+def measure(x: Tensor, U: Tensor, M: Tensor | None, ranges: Ranges) -> None:
     """Write into ``ranges``; the rest as of :func:`measured`."""
-    rows = M.shape[0] * M.shape[1]
-    block_s = 1 << (M.stride(1) - 1).bit_length()
+    rows, pitch = (0, 1) if M is None else (M.shape[0] * M.shape[1], M.stride(1))
+    block_s = 1 << (pitch - 1).bit_length()
     with torch.cuda.device_of(x):
         _measure_images(x, ranges.images)
         launch(
             kernels.bounds_kernel, (BOUNDS,), U, M, ranges.kernels, U.numel(), _share(U.numel(), BOUNDS), rows,
-            cdiv(rows, BOUNDS), PITCH=M.stride(1), BLOCK=4 * BLOCK, BLOCK_R=max(1, BLOCK // block_s), BLOCK_S=block_s,
+            cdiv(rows, BOUNDS), PITCH=pitch, BLOCK=4 * BLOCK, BLOCK_R=max(1, BLOCK // block_s), BLOCK_S=block_s,
         )  # fmt: skip
 
 

@@ -83,10 +83,11 @@ def bounds_kernel(
         at = first + tl.arange(0, BLOCK)
         most = tl.maximum(most, _finite(tl.load(u + at, mask=at < n_u, other=0.0).to(tl.float32)))
     tl.store(found + i, tl.max(most, axis=0))
-    s, sums = tl.arange(0, BLOCK_S), tl.zeros((BLOCK_R,), tl.float32)
-    for first in range(i * share_m, tl.minimum((i + 1) * share_m, n_rows), BLOCK_R):
-        r = first + tl.arange(0, BLOCK_R)
-        inside = (r < n_rows)[:, None] & (s < PITCH)[None, :]
-        values = _finite(tl.load(m + r[:, None] * PITCH + s[None, :], mask=inside, other=0.0))
-        sums = tl.maximum(sums, tl.sum(values, axis=1))
-    tl.store(found + tl.num_programs(0) + i, tl.max(sums, axis=0))
+    if m is not None:
+        s, sums = tl.arange(0, BLOCK_S), tl.zeros((BLOCK_R,), tl.float32)
+        for first in range(i * share_m, tl.minimum((i + 1) * share_m, n_rows), BLOCK_R):
+            r = first + tl.arange(0, BLOCK_R)
+            inside = (r < n_rows)[:, None] & (s < PITCH)[None, :]
+            values = _finite(tl.load(m + r[:, None] * PITCH + s[None, :], mask=inside, other=0.0))
+            sums = tl.maximum(sums, tl.sum(values, axis=1))
+        tl.store(found + tl.num_programs(0) + i, tl.max(sums, axis=0))

@@ -1,6 +1,7 @@
 """A whole layer on images by Triton kernels: predictor, shift operator and convolution.
 
-In graphs these are three operators, ``fused_pool``, ``fused_shift_operator`` and ``fused_conv2d``. In eager mode, where
+In graphs these are operators of their own, ``fused_pool``, and then ``fused_shift_operator`` and ``fused_conv2d``, or
+``fused_columns2d``. In eager mode, where
 a small layer costs what Python takes to launch it, it is one autograd function whose launches ``replay`` records; for
 higher derivatives it falls back on torch's own operators.
 """
@@ -19,6 +20,7 @@ from ..shift import rotation_to_shift, shift_operator, softmax_pool
 from . import conv as fused_conv
 from . import operator as fused_operator
 from . import predictor as fused_predictor
+from .columns_operator import fused_columns2d
 from .dense import convolve_each
 from .halves import is_halved
 from .layer_backward import gradients_by_images, gradients_by_launches
@@ -90,15 +92,19 @@ def _in_graph(
     x: Tensor, padded: Tensor | None, weight: Tensor, net: tuple[Tensor, ...], norm: nn.BatchNorm2d, training: bool,
     conv: ConvArguments,
 ) -> Tensor:  # fmt: skip
-    """The three operators; what a graph does to running statistics it must see."""
+    """The operators; what a graph does to running statistics it must see."""
     w1, b1, gamma, beta, w2, b2 = net
     momentum = norm.momentum
     if momentum is None:
         momentum = 1 / norm.num_batches_tracked.item() if norm.num_batches_tracked is not None else 0.0
     mean, var = norm.running_mean, norm.running_var
     r = fused_predictor.fused_pool(x, w1, b1, mean, var, gamma, beta, w2, b2, training, momentum, norm.eps)
+    images = x if padded is None else padded
+    size = fused_conv.output_size(images, weight, *conv[:3])
+    if fused_conv.chosen_way(images, weight, size, conv.groups, True) == "columns":
+        return fused_columns2d(images, weight, r, *conv[:3])
     operator = fused_operator.fused_shift_operator(r, weight.shape[-1])
-    return fused_conv.fused_conv2d(x if padded is None else padded, weight, operator, *conv[:3], conv.groups)
+    return fused_conv.fused_conv2d(images, weight, operator, *conv[:3], conv.groups)
 
 
 def _is_transformed() -> bool:

@@ -78,20 +78,21 @@ def launch_forward(
     layout = [*_state_layout(x, U, net, call), *_of_columns(way, shape, x, call)]
     state = x.new_empty(sum(_numbers(*part) for part in layout), dtype=torch.float32)
     _, r, stats, soft, h, *others = _split(state, layout)
-    operator = operator_of(state, x, U)
+    operator = None if way == "columns" else operator_of(state, x, U)
     statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
-    fused_operator.write_operator(r, operator, size)
-    if way == "dense":
+    if operator is not None:
+        fused_operator.write_operator(r, operator, size)
+    if operator is not None and way == "dense":
         return [state, fused_conv.mixed(images, U, operator, conv.groups)]
     images = x if same else channels_last(images)
     measured_now = Ranges(*others[:2]) if call.halved and images.numel() > 0 else None
     if measured_now is not None:
         measure(images, U, operator, measured_now)
     y = fused_conv.empty_images(x, shape, last)
-    if way == "columns":
+    if operator is None:
         along = others[-1].permute(0, 3, 1, 2) if call.keep else None
-        convolve_columns(images, U, operator, r, measured_now, y, along, geometry(*conv[:3]))
+        convolve_columns(images, U, r, measured_now, y, along, geometry(*conv[:3]))
     else:
         fused_conv.convolve(images, U, operator, measured_now, y, *conv[:3], conv.groups)
     return [state, y]
@@ -104,15 +105,15 @@ def launch_backward(
     conv, same, last = call.conv, images is x, fused_conv.is_channels_last(images)
     x, dy = channels_last(x), channels_last(dy)
     images = x if same else channels_last(images)
-    operator = operator_of(state, x, U)
+    operator = None if way == "columns" else operator_of(state, x, U)
     ranges = ranges_of(state, x, U, net, call) or measured(images, U, operator)
     dimages = fused_conv.empty_images(x, images.shape, last) if needs.images else None
-    dU = fused_conv.empty_weight_grad(way, dy, images, U) if needs.weight else None
+    dU = fused_conv.empty_weight_grad(way, U) if needs.weight else None
     layout = [*_state_layout(x, U, net, call), *_of_columns(way, tuple(dy.shape), x, call)]
     _, r, *_, last_part = _split(state, layout)
-    if way == "columns":
+    if operator is None:
         dr, along = torch.empty_like(r), last_part.permute(0, 3, 1, 2)
-        gradients_of_columns(dy, images, U, operator, r, ranges, along, dimages, dU, dr, geometry(*conv[:3]))
+        gradients_of_columns(dy, images, U, r, ranges, along, dimages, dU, dr, geometry(*conv[:3]))
     else:
         sums = fused_conv.gradients(dy, images, U, operator, ranges, dimages, dU, *conv[:3], conv.groups, True)
         dr = launch_shift_gradient(sums, r, U)
@@ -159,7 +160,7 @@ def ranges_of(state: Tensor, x: Tensor, U: Tensor, net: Predictor, call: Call) -
 
 
 def operator_of(state: Tensor, x: Tensor, U: Tensor) -> Tensor:
-    """The shift operators ``(B, K*K, K*K*K)``, which come first in a state."""
+    """The shift operators ``(B, K*K, K*K*K)``, which come first in a state, unless images came from columns."""
     size = U.shape[-1]
     taps, depth = size**2, size**3
     apart = fused_operator.pitch(depth)

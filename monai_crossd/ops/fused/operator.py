@@ -12,12 +12,12 @@ from . import operator_kernels as kernels
 from .replay import launch
 from .sizes import cdiv
 
-__all__ = ["aligned", "fused_shift_operator", "pitch", "write_gradient", "write_gradient_in_plane", "write_operator"]
+__all__ = ["aligned", "fused_shift_operator", "pitch", "write_gradient", "write_gradient_of_shift", "write_operator"]
 
 BLOCK = 256  # entries of an operator at a time: all 243 of K = 3
 BLOCK_T = 16  # partial sums read at once, by twice the threads: latency is all that an image costs, of code most of all
 WARPS = 8
-BLOCK_PLANE = 128  # entries of an operator in the plane: all 81 of K = 3
+BLOCK_SUM = 64  # parts of a gradient that are added up at once
 LEAST = 16  # numbers that a matrix product takes
 
 
@@ -98,21 +98,19 @@ def write_gradient(grad: Tensor, r: Tensor, dr: Tensor, kernel_size: int) -> Non
         )  # fmt: skip
 
 
-def write_gradient_in_plane(dp: Tensor, ds: Tensor, r: Tensor, dr: Tensor, kernel_size: int) -> None:
-    """The same for odd ``K`` from the gradient to the operators in the plane and to the shift along depth.
+def write_gradient_of_shift(along_depth: Tensor, in_plane: Tensor, r: Tensor, dr: Tensor) -> None:
+    """The same from parts of the gradient to the shift.
 
     Args:
-        dp: ``(shares, B, K*K, K*K)``, summed over shares; all are contiguous.
-        ds: ``(B, parts)``, summed over parts.
+        along_depth: ``(B, parts)``; all are contiguous.
+        in_plane: ``(B, 2, parts)``, to that of rows and of columns.
         r: ``(B, 4)``.
         dr: like ``r``, written.
-        kernel_size: ``K``.
     """
-    shares, images = dp.shape[:2]
     with torch.cuda.device_of(r):
         launch(
-            kernels.plane_grad_kernel, (images,), r, dp, ds, dr, images, shares, ds.shape[1],
-            K=kernel_size, BLOCK=BLOCK_PLANE, BLOCK_T=BLOCK_T,
+            kernels.shift_grad_kernel, (len(r),), r, along_depth, in_plane, dr, along_depth.shape[1],
+            in_plane.shape[2], BLOCK=BLOCK_SUM, num_warps=1,
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from monai_crossd.ops.fused.language import jit, tl
 
-__all__ = ["depth_factor", "operator_grad_kernel", "operator_kernel", "plane_grad_kernel"]
+__all__ = ["operator_grad_kernel", "operator_kernel", "shift_factors", "shift_grad_kernel"]
 
 
 @jit()
@@ -65,12 +65,18 @@ def _factor(delta, K: tl.constexpr):
 
 
 @jit()
-def depth_factor(r_ptr, b, d, K: tl.constexpr):
-    """Weight of depth ``d`` of the knowledge base for one image, ``K`` being odd, and its derivative to ``s_0``."""
-    _v0, _v1, _v2, _norm, _scale, _k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
-    s0 = 1.0 + 0.7853981633974483 * tanh * (k2 - k1)
-    a, _, da, _ = _factor(tl.zeros((1,), tl.float32) + (K // 2 - d - s0), K)
-    return a, da
+def shift_factors(r_ptr, b, AXIS: tl.constexpr):
+    """``D(0 - s)``, ``D(1 - s)``, ``D(2 - s)`` of one image and axis for ``K = 3``, and their derivatives to ``s``.
+
+    With three as its period they are all entries of a factor.
+    """
+    _v0, _v1, _v2, _norm, _scale, k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
+    across = k2 - k1 if AXIS == 0 else k0 - k2 if AXIS == 1 else k1 - k0
+    away = tl.zeros((1,), tl.float32) - (1.0 + 0.7853981633974483 * tanh * across)
+    zero, _, d_zero, _ = _factor(away, 3)
+    one, _, d_one, _ = _factor(away + 1.0, 3)
+    two, _, d_two, _ = _factor(away + 2.0, 3)
+    return zero, one, two, d_zero, d_one, d_two
 
 
 @jit()
@@ -147,31 +153,19 @@ def operator_grad_kernel(
 
 
 @jit()
-def plane_grad_kernel(
-    r_ptr, dp_ptr, ds_ptr, dr_ptr, images, shares, parts, K: tl.constexpr, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr
-):
-    """The same for odd ``K`` from the gradient to the operator in the plane, ``dp`` ``(shares, images, K^4)``, and that
-    to ``s_0``, ``ds`` ``(images, parts)``, summed over shares and parts.
-    """
+def shift_grad_kernel(r_ptr, depth_ptr, plane_ptr, dr_ptr, of_depth, of_plane, BLOCK: tl.constexpr):
+    """The same from parts of the gradient to the shift, ``(images, of_depth)`` and ``(images, 2, of_plane)``."""
     b = tl.program_id(0).to(tl.int64)
-    _v0, _v1, _v2, _norm, _scale, k0, k1, k2, tanh = _axis_and_angle(r_ptr, b)
-    angle = 0.7853981633974483 * tanh
-    s1, s2 = 1.0 + angle * (k0 - k2), 1.0 + angle * (k1 - k0)
-    N: tl.constexpr = K * K * K * K
-    ds0, ds1, ds2 = 0.0, 0.0, 0.0
-    for first in range(0, parts, BLOCK):
-        part = first + tl.arange(0, BLOCK)
-        ds0 += tl.sum(tl.load(ds_ptr + b * parts + part, mask=part < parts, other=0.0), axis=0)
-    for first in range(0, N, BLOCK):
-        entry = first + tl.arange(0, BLOCK)
-        dp = tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, shares, BLOCK_T):
-            t = start + tl.arange(0, BLOCK_T)
-            at, inside = (t * images + b)[:, None] * N + entry[None, :], (t < shares)[:, None] & (entry < N)[None, :]
-            dp += tl.sum(tl.load(dp_ptr + at, mask=inside, other=0.0), axis=0)
-        i, k, j, m = entry // (K * K * K), entry // (K * K) % K, entry // K % K, entry % K
-        of_rows, _, d_rows, _ = _factor((i - j).to(tl.float32) - s1, K)
-        of_columns, _, d_columns, _ = _factor((k - m).to(tl.float32) - s2, K)
-        ds1 += tl.sum(dp * d_rows * of_columns, axis=0)
-        ds2 += tl.sum(dp * of_rows * d_columns, axis=0)
-    _store_gradient(r_ptr, dr_ptr, b, ds0, ds1, ds2)
+    ds0 = _sum(depth_ptr + b * of_depth, of_depth, BLOCK)
+    ds1 = _sum(plane_ptr + b * 2 * of_plane, of_plane, BLOCK)
+    _store_gradient(r_ptr, dr_ptr, b, ds0, ds1, _sum(plane_ptr + (b * 2 + 1) * of_plane, of_plane, BLOCK))
+
+
+@jit()
+def _sum(at, n_values, BLOCK: tl.constexpr):
+    """Sum of values that lie side by side."""
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, n_values, BLOCK):
+        value = first + tl.arange(0, BLOCK)
+        total += tl.load(at + value, mask=value < n_values, other=0.0)
+    return tl.sum(total, axis=0)

@@ -13,7 +13,8 @@ from monai_crossd.ops.fused import columns, columns_launch, replay
 from monai_crossd.ops.fused import conv as fused_conv
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.columns import is_small
-from monai_crossd.ops.fused.conv import fused_conv2d
+from monai_crossd.ops.fused.columns_operator import fused_columns2d
+from monai_crossd.ops.shift import rotation_to_shift, shift_operator
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
@@ -25,14 +26,15 @@ pytestmark = [
 ]
 
 
-def each(x, U, M, stride, padding, dilation):
+def each(x, U, r, stride, padding, dilation):
     """Every image with its kernel."""
+    M = shift_operator(rotation_to_shift(r), U.shape[-1])
     kernels = torch.einsum("bts,ocs->boct", M, U.flatten(2)).unflatten(3, U.shape[3:])
     return torch.cat([F.conv2d(x[b : b + 1], kernels[b], None, stride, padding, dilation) for b in range(len(x))])
 
 
-def gradients(function, x, U, M, dy, *conv):
-    leaves = [t.detach().requires_grad_() for t in (x, U, M)]
+def gradients(function, x, U, r, dy, *conv):
+    leaves = [t.detach().requires_grad_() for t in (x, U, r)]
     y = function(*leaves, *conv)
     y.backward(dy.to(y.dtype))
     return [y, *(leaf.grad for leaf in leaves)]
@@ -46,20 +48,20 @@ def gradients(function, x, U, M, dy, *conv):
         ((3, 5, 7, 6), 9, 3, ((1, 1), (1, 1), (1, 1))),
         ((2, 17, 8, 5), 6, 3, ((2, 2), (1, 1), (1, 1))),
         ((2, 4, 9, 10), 5, 3, ((3, 1), (2, 0), (1, 2))),
-        ((1, 6, 5, 4), 7, 2, ((1, 2), (1, 0), (2, 1))),
+        ((1, 16, 5, 4), 7, 3, ((1, 2), (2, 3), (1, 1))),
         ((4, 40, 3, 3), 8, 3, ((1, 1), (1, 1), (1, 1))),
     ],
 )
 def test_is_the_convolution(monkeypatch, shape, outputs, size, conv, memory_format, dtype):
-    monkeypatch.setattr(fused_conv, "chosen_way", lambda *_: "columns")
-    monkeypatch.setattr(columns_launch, "PROGRAMS", 2 * shape[0])  # programs of several tiles, and several of an image
+    for block in ("BLOCK", "BLOCK_GRAD"):
+        monkeypatch.setattr(columns_launch, block, 64)  # several of an image
     x = torch.randn(shape, device=DEVICE).to(dtype, memory_format=memory_format)
     U = torch.randn(outputs, shape[1], size, size, size, device=DEVICE)
-    M = torch.randn(shape[0], size**2, size**3, device=DEVICE)
-    dy = torch.randn_like(each(x.float(), U, M, *conv))
-    expected = gradients(each, x.double(), U.double(), M.double(), dy.double(), *conv)
-    for _ in range(4):  # recorded, repeated, and on a GPU by a graph
-        actual = gradients(fused_conv2d, x, U, M, dy, *conv)
+    r = torch.randn(shape[0], 4, device=DEVICE)
+    dy = torch.randn_like(each(x.float(), U, r, *conv))
+    expected = gradients(each, x.double(), U.double(), r.double(), dy.double(), *conv)
+    for _ in range(2):
+        actual = gradients(fused_columns2d, x, U, r, dy, *conv)
         for one, exact in zip(actual, expected, strict=True):
             assert (one.double() - exact).norm() <= TOLERANCE[dtype] * exact.norm()
         assert actual[0].is_contiguous(memory_format=memory_format)
@@ -68,13 +70,11 @@ def test_is_the_convolution(monkeypatch, shape, outputs, size, conv, memory_form
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_parts_of_a_batch_add_up(monkeypatch, dtype):
-    monkeypatch.setattr(fused_conv, "chosen_way", lambda *_: "columns")
-    x, M = torch.randn(5, 4, 6, 6, device=DEVICE).to(dtype), torch.randn(5, 9, 27, device=DEVICE)
+    x, r = torch.randn(5, 4, 6, 6, device=DEVICE).to(dtype), torch.randn(5, 4, device=DEVICE)
     U, dy = torch.randn(8, 4, 3, 3, 3, device=DEVICE), torch.randn(5, 8, 4, 4, device=DEVICE)
-    whole = gradients(fused_conv2d, x, U, M, dy)
-    monkeypatch.setattr(columns, "BUDGET", 2 * 4 * 27 * 16)  # two images
-    replay.forget()
-    for one, expected in zip(gradients(fused_conv2d, x, U, M, dy), whole, strict=True):
+    whole = gradients(fused_columns2d, x, U, r, dy)
+    monkeypatch.setattr(columns, "BUDGET", 2 * 4 * 9 * 16)  # two images
+    for one, expected in zip(gradients(fused_columns2d, x, U, r, dy), whole, strict=True):
         assert (one - expected).norm() <= TOLERANCE[dtype] * expected.norm()
 
 
@@ -112,7 +112,7 @@ def test_layer_adds_up_parts_of_a_batch(monkeypatch, dtype, padding_mode):
     conv = CrossDConv(4, 7, 3, padding=1, padding_mode=padding_mode).to(DEVICE, dtype)
     x, dy = torch.randn(6, 4, 4, 4, device=DEVICE).to(dtype), torch.randn(6, 7, 4, 4, device=DEVICE).to(dtype)
     found = []
-    for budget in (columns.BUDGET, 4 * 4 * 27 * 16, 4 * 4 * 27 * 16):  # whole, parts, again
+    for budget in (columns.BUDGET, 4 * 4 * 9 * 16, 4 * 4 * 9 * 16):  # whole, parts, again
         if budget != columns.BUDGET:
             monkeypatch.setattr(columns, "BUDGET", budget)
             replay.forget()
@@ -131,5 +131,13 @@ def test_images_smaller_than_their_kernels_take_columns():
     U = torch.empty(512, 512, 3, 3, 3, device="meta")
     assert is_small(U, 7 * 7, 1) and not is_small(U, 14 * 14, 1)
     assert not is_small(U, 7 * 7, 2) and not is_small(U[:64], 7 * 7, 1)
-    assert fused_conv.chosen_way(torch.empty(2, 512, 7, 7), U, (7, 7), 1) == "columns"
-    assert fused_conv.chosen_way(torch.empty(0, 512, 7, 7), U, (7, 7), 1) == "kernels"
+    assert not is_small(U[..., :2, :2, :2], 7 * 7, 1)
+    x = torch.empty(2, 512, 7, 7)
+    assert fused_conv.chosen_way(x, U, (7, 7), 1, True) == "columns"
+    assert fused_conv.chosen_way(x, U, (7, 7), 1) == fused_conv.chosen_way(x[:0], U, (7, 7), 1, True) == "kernels"
+
+
+def test_what_has_no_columns_is_refused():
+    x, U, r = (torch.zeros(shape, device=DEVICE) for shape in ((2, 4, 6, 6), (8, 4, 2, 2, 2), (2, 4)))
+    with pytest.raises(ValueError, match=r"Columns need kernels of size 3, got 2; choose `fused_conv2d`\."):
+        fused_columns2d(x, U, r)
