@@ -141,3 +141,39 @@ def test_what_has_no_columns_is_refused():
     x, U, r = (torch.zeros(shape, device=DEVICE) for shape in ((2, 4, 6, 6), (8, 4, 2, 2, 2), (2, 4)))
     with pytest.raises(ValueError, match=r"Columns need kernels of size 3, got 2; choose `fused_conv2d`\."):
         fused_columns2d(x, U, r)
+
+
+def test_operator_keeps_torchs_rules():
+    x, U, r = torch.randn(2, 4, 5, 5), torch.randn(6, 4, 3, 3, 3), torch.randn(2, 4)
+    inputs, arguments = [t.to(DEVICE).requires_grad_() for t in (x, U, r)], ((1, 1), (1, 1), (1, 1))
+    torch.library.opcheck(torch.ops.monai_crossd.fused_columns2d, (*inputs, *arguments))
+    with torch.no_grad():
+        y, along = torch.ops.monai_crossd.fused_columns2d(*inputs, *arguments)
+        for need in ([True, True, True], [False, True, True], [True, False, True]):
+            backward = (torch.randn_like(y), *inputs, along, *arguments, need)
+            torch.library.opcheck(torch.ops.monai_crossd.fused_columns2d_backward, backward)
+
+
+def test_an_empty_batch_and_second_derivatives():
+    U = torch.randn(6, 4, 3, 3, 3, device=DEVICE, requires_grad=True)
+    x, r = torch.zeros(0, 4, 5, 5, device=DEVICE), torch.zeros(0, 4, device=DEVICE)
+    y = fused_columns2d(x, U, r, padding=(1, 1))
+    assert y.shape == (0, 6, 5, 5) and not torch.autograd.grad(y.sum(), U)[0].any()
+    y = fused_columns2d(torch.randn(1, 4, 3, 3, device=DEVICE), U, torch.randn(1, 4, device=DEVICE))
+    (dU,) = torch.autograd.grad(y.square().sum(), U, create_graph=True)
+    with pytest.raises(RuntimeError, match="`fused_columns2d` has no second derivative"):
+        torch.autograd.grad(dU.sum(), U)
+
+
+def test_graphs_take_columns(monkeypatch):
+    monkeypatch.setattr(columns, "PIXELS", 36)
+    layer = CrossDConv(4, 160, 3, padding=1).to(DEVICE)
+    torch.nn.init.normal_(layer.predictor[3].weight)
+    x, dy = torch.randn(2, 4, 6, 6, device=DEVICE), torch.randn(2, 160, 6, 6, device=DEVICE)
+    found = []
+    for function in (layer, torch.compile(copy.deepcopy(layer), backend="aot_eager", fullgraph=True)):
+        leaf = x.clone().requires_grad_()
+        y = function(leaf)
+        found.append([y, *torch.autograd.grad(y, [leaf, *(p for p in function.parameters() if p.ndim > 1)], dy)])
+    for one, expected in zip(*found, strict=True):
+        assert (one - expected).norm() <= 1e-5 * expected.norm()
