@@ -114,9 +114,10 @@ def empty_images(x: Tensor, shape: Sequence[int], last: bool) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
-def empty_weight_grad(way: str, U: Tensor) -> Tensor:
+def empty_weight_grad(way: str, dy: Tensor, x: Tensor, U: Tensor) -> Tensor:
     """Where the gradient to ``U`` goes: parts of the batch add up in float32."""
-    return torch.empty(U.shape, dtype=torch.float32 if way == "kernels" else U.dtype, device=U.device)
+    adds = way == "kernels" and sum(1 for _ in _chunks(U, x, dy)) > 1
+    return torch.empty(U.shape, dtype=torch.float32 if adds else U.dtype, device=U.device)
 
 
 def _chunks(U: Tensor, *images: Tensor) -> Iterator[slice]:
@@ -249,7 +250,7 @@ def _empty_grads(
     nothing = (0,)
     return (
         empty_images(x, x.shape, is_channels_last(x)) if need[0] else x.new_empty(nothing),
-        empty_weight_grad(way, U) if need[1] else U.new_empty(nothing),
+        empty_weight_grad(way, dy, x, U) if need[1] else U.new_empty(nothing),
         torch.empty(M.shape if need[2] else nothing, dtype=torch.float32, device=M.device),
     )
 

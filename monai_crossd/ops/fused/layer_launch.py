@@ -108,7 +108,7 @@ def launch_backward(
     operator = None if way == "columns" else operator_of(state, x, U)
     ranges = ranges_of(state, x, U, net, call) or measured(images, U, operator)
     dimages = fused_conv.empty_images(x, images.shape, last) if needs.images else None
-    dU = fused_conv.empty_weight_grad(way, U) if needs.weight else None
+    dU = fused_conv.empty_weight_grad(way, dy, images, U) if needs.weight else None
     layout = [*_state_layout(x, U, net, call), *_of_columns(way, tuple(dy.shape), x, call)]
     _, r, *_, last_part = _split(state, layout)
     if operator is None:

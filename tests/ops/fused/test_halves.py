@@ -122,10 +122,11 @@ def test_convolution_of_images_of_all_sizes(c_in, stride, size, way, last):
     grads = torch.autograd.grad(y, inputs, dy)
     leaves = [t.detach().double().requires_grad_() for t in inputs]
     expected = exactly(*leaves, stride)
-    for one, other in zip((y, *grads), (expected, *torch.autograd.grad(expected, leaves, dy.double())), strict=True):
+    exact = (expected, *torch.autograd.grad(expected, leaves, dy.double()))
+    for one, other, tolerance in zip((y, *grads), exact, (1e-3, 1e-3, 1e-3, 1e-2), strict=True):  # r: a difference
         parts = zip(one, other, strict=True) if len(one) == 3 else [(one, other)]
         for a, b in parts:
-            assert (a - b).norm() < 2e-3 * b.norm()
+            assert (a - b).norm() < tolerance * b.norm()
 
 
 def convolution_and_gradients(function, x, U, r, dy):
