@@ -15,22 +15,39 @@ __all__ = ["crossd_conv2d", "crossd_conv_transpose2d", "runs_fused"]
 _FUSED = (torch.float32, torch.float16, torch.bfloat16)  # dtypes that the fused kernels take
 
 
-def _backend(backend: str, pixels: int, kernel_size: int) -> str:
+_FEW_CHANNELS, _LARGE, _SMALL = 8, 2048, 256  # channels, and pixels of an output image, that forms are chosen by
+
+
+def _backend(backend: str, pixels: int, kernel_size: int, channels: int = 0, cpu: bool = False) -> str:
     """Resolve ``"auto"``: the one place where the way is chosen.
 
     Graphs with a dynamic batch cannot hold a number of groups equal to it, so tracing and exporting take ``unfold``.
     Otherwise ``columns`` where an output image has so few pixels that forming its kernel, ``K^3`` products per number,
-    costs more than the ``K`` times longer columns; the factor 2 was measured on a CPU (``docs/benchmark.md``). On a GPU
-    layers do not come here, but go by :func:`runs_fused`.
+    costs more than the ``K`` times longer columns; the factor 2 was measured on a CPU (``docs/benchmark.md``), and so
+    were what ``each`` and ``matrices`` are for there. On a GPU layers do not come here, but go by :func:`runs_fused`.
+
+    Args:
+        backend: as of :func:`crossd_conv2d`.
+        pixels: of an output image.
+        kernel_size: ``K``.
+        channels: of the input and one group.
+        cpu: whether images are on a CPU, and may take forms that are for it.
     """
-    if backend not in ("auto", "grouped", "columns", "unfold", "triton"):
-        raise ValueError(f"`backend` must be 'auto', 'grouped', 'columns', 'unfold' or 'triton', got '{backend}'.")
+    if backend not in ("auto", "grouped", "each", "matrices", "columns", "unfold", "triton"):
+        raise ValueError(
+            "`backend` must be 'auto', 'grouped', 'each', 'matrices', 'columns', 'unfold' or 'triton', got "
+            f"'{backend}'."
+        )
     if not torch.jit.is_scripting():
         if backend == "auto" and (torch.jit.is_tracing() or torch.compiler.is_exporting()):
             return "unfold"
-    if backend == "auto":
-        return "columns" if pixels < 2 * kernel_size**3 else "grouped"
-    return backend
+    if backend != "auto":
+        return backend
+    if pixels < 2 * kernel_size**3:
+        return "columns"
+    if cpu and channels < _FEW_CHANNELS:
+        return "each" if pixels >= _LARGE else "grouped"
+    return "matrices" if cpu and pixels < _SMALL else "grouped"
 
 
 @torch.jit.ignore
@@ -66,24 +83,25 @@ def crossd_conv2d(
         padding: in pixels, per axis, on both sides.
         dilation: in pixels, per axis.
         groups: of every image's own convolution.
-        backend: ``"auto"``; ``"grouped"``, one kernel per image; ``"columns"``, mixed columns of the images, with one
-            group only; ``"unfold"``, for graphs; ``"triton"``, fused kernels on a GPU, see :func:`runs_fused`.
+        backend: ``"auto"``; ``"grouped"``, ``"each"`` and ``"matrices"``, one kernel per image; ``"columns"``, mixed
+            columns of the images; ``"unfold"``, for graphs; ``"triton"``, fused kernels on a GPU, see
+            :func:`runs_fused`. ``per_image`` describes them; ``"matrices"`` and ``"columns"`` take one group.
 
     Returns:
         ``(B, C_out, H_out, W_out)`` in the dtype of ``x``, or that of autocast.
 
     Raises:
-        ValueError: for an unknown backend, and for ``"columns"`` with several groups.
+        ValueError: for an unknown backend, and for one that takes one group with several.
         RuntimeError: for ``"triton"`` where its kernels cannot run.
     """
     h_out = (x.shape[2] + 2 * padding[0] - dilation[0] * (kernel_size - 1) - 1) // stride[0] + 1
     w_out = (x.shape[3] + 2 * padding[1] - dilation[1] * (kernel_size - 1) - 1) // stride[1] + 1
-    chosen = _backend(backend, h_out * w_out, kernel_size)
+    chosen = _backend(backend, h_out * w_out, kernel_size, weight.shape[1], x.device.type == "cpu")
     if not torch.jit.is_scripting():
         if chosen != "unfold" and (len(x) > 0 or chosen == "triton"):
-            if groups > 1 and chosen == "columns":
-                if backend == "columns":
-                    raise ValueError(f"`backend` 'columns' needs `groups` 1, got {groups}; choose 'grouped'.")
+            if groups > 1 and chosen in ("matrices", "columns"):
+                if backend == chosen:
+                    raise ValueError(f"`backend` '{chosen}' needs `groups` 1, got {groups}; choose 'grouped'.")
                 chosen = "grouped"
             return _eager(x, weight, s, ConvArguments(stride, padding, dilation, groups=groups), chosen)
     b, c_in, c_out = x.shape[0], x.shape[1], weight.shape[0]
@@ -126,7 +144,7 @@ def crossd_conv_transpose2d(
     Raises:
         ValueError: for an unknown backend, and for those that a transposed convolution has not.
     """
-    if backend in ("columns", "triton"):
+    if backend in ("each", "matrices", "columns", "triton"):
         raise ValueError(f"`backend` '{backend}' has no transposed form; choose 'grouped'.")
     chosen = _backend(backend, 2 * kernel_size * kernel_size * kernel_size, kernel_size)  # never few pixels
     if not torch.jit.is_scripting():

@@ -17,14 +17,18 @@ ARGUMENTS = [
         [(3, (2, 2), (2, 2), (2, 1), 1), (4, (1, 3), (0, 1), (1, 2), 2), (7, (2, 2), (3, 3), (1, 1), 1)],
     )
 ]
-BACKENDS = ["grouped", "columns", "unfold"]
+FORMS = ["grouped", "each", "matrices", "columns"]
+BACKENDS = [*FORMS, "unfold"]
+ONE_GROUP = ("matrices", "columns")
+ALSO_TRANSPOSED = ["grouped", "unfold"]
 
 
 @pytest.fixture(params=["whole", "in parts"])
 def batch_in(request, monkeypatch):
     """The batch in one call, and one image a call."""
     if request.param == "in parts":
-        monkeypatch.setattr(per_image, "_PART", {"cpu": 1, "cuda": 1})
+        for name, form in per_image.FORMS.items():
+            monkeypatch.setitem(per_image.FORMS, name, form._replace(bytes=1))
 
 
 def inputs(batch=3, c0=6, c1=4, size=3, image=(11, 12), dtype=torch.float64):
@@ -52,8 +56,8 @@ def test_conv_equals_one_call_an_image(backend, arguments, batch_in):
     arguments = dict(arguments)
     size, groups = arguments.pop("size"), arguments["groups"]
     x, weight, s = inputs(c1=4 // groups, size=size)
-    if backend == "columns" and groups > 1:
-        with pytest.raises(ValueError, match="`backend` 'columns' needs `groups` 1, got 2; choose 'grouped'"):
+    if backend in ONE_GROUP and groups > 1:
+        with pytest.raises(ValueError, match=f"`backend` '{backend}' needs `groups` 1, got 2; choose 'grouped'"):
             crossd_conv2d(x, weight, s, size, **arguments, backend=backend)
         return
     ours = crossd_conv2d(x, weight, s, size, **arguments, backend=backend)
@@ -99,7 +103,7 @@ def test_memory_layouts(backend, layout, batch):
     x = LAYOUTS[layout](x)
     ours = crossd_conv2d(x, weight, s, 3, padding=(1, 1), backend=backend)
     assert_same(ours, one_by_one(F.conv2d, x, weight, s, padding=(1, 1)), x, weight, s)
-    if backend != "columns":
+    if backend in ALSO_TRANSPOSED:
         weight = weight.transpose(0, 1)
         ours = crossd_conv_transpose2d(x, weight, s, 3, (2, 2), backend=backend)
         assert_same(ours, one_by_one(F.conv_transpose2d, x, weight, s, stride=2), x, weight, s)
@@ -124,7 +128,7 @@ def test_the_output_may_be_changed_in_place(backend, batch_in):
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 2])
-@pytest.mark.parametrize("backend", ["grouped", "columns"])
+@pytest.mark.parametrize("backend", FORMS)
 def test_frozen_inputs(backend, frozen):
     tensors = list(inputs())
     tensors[frozen] = tensors[frozen].detach()
@@ -143,7 +147,7 @@ def test_second_derivatives(backend):
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("backend", ["grouped", "columns"])
+@pytest.mark.parametrize("backend", FORMS)
 def test_backward_keeps_no_kernels(backend):
     """What autograd saves is the three inputs, whatever the batch."""
     tensors, saved = inputs(8), []
@@ -154,10 +158,20 @@ def test_backward_keeps_no_kernels(backend):
     assert sorted(saved) == sorted([tensors[0].numel(), tensors[1].numel(), 8 * 9 * 27])
 
 
-@pytest.mark.parametrize(("side", "form"), [(7, "columns"), (8, "grouped")])
-def test_few_pixels_take_columns(side, form, monkeypatch):
-    """The rule, `pixels < 2 K^3`, at its edge."""
-    x, weight, s = inputs(1, image=(side, side))
+@pytest.mark.parametrize(
+    ("side", "channels", "form"),
+    [
+        (7, 8, "columns"),
+        (8, 8, "matrices"),
+        (16, 8, "grouped"),
+        (15, 7, "grouped"),
+        (45, 7, "grouped"),
+        (46, 7, "each"),
+    ],
+)
+def test_the_form_is_chosen_by_pixels_and_channels(side, channels, form, monkeypatch):
+    """The rules, `pixels < 2 K^3` and those of a CPU, at their edges."""
+    x, weight, s = torch.randn(1, channels, side, side), torch.randn(6, channels, 3, 3, 3), torch.ones(1, 3)
     taken = []
     monkeypatch.setattr(
         "monai_crossd.ops.conv.conv_per_image", lambda *arguments: taken.append(arguments[-1]) or arguments[0]
@@ -168,11 +182,11 @@ def test_few_pixels_take_columns(side, form, monkeypatch):
 
 def test_unknown_backend():
     x, weight, s = inputs(c0=4)
-    known = "`backend` must be 'auto', 'grouped', 'columns', 'unfold' or 'triton', got 'fast'"
+    known = "`backend` must be 'auto', 'grouped', 'each', 'matrices', 'columns', 'unfold' or 'triton', got 'fast'"
     for function in (crossd_conv2d, crossd_conv_transpose2d):
         with pytest.raises(ValueError, match=known):
             function(x, weight, s, 3, backend="fast")
-    for backend in ("columns", "triton"):
+    for backend in ("each", "matrices", "columns", "triton"):
         with pytest.raises(ValueError, match=f"`backend` '{backend}' has no transposed form; choose 'grouped'"):
             crossd_conv_transpose2d(x, weight, s, 3, backend=backend)
 
@@ -190,11 +204,11 @@ def test_triton_gets_the_operator(monkeypatch):
     monkeypatch.setattr("monai_crossd.ops.fused.conv.convolve", lambda *arguments: taken.append(arguments))
     x = x.contiguous(memory_format=torch.channels_last)  # others would be turned by a kernel
     crossd_conv2d(x, weight, s, 3, (2, 2), (1, 1), backend="triton")
-    assert_close(taken[0][3], shift_operator(s, 3))
-    assert [list(pair) for pair in taken[0][6:9]] == [[2, 2], [1, 1], [1, 1]] and taken[0][9] == 1
+    assert_close(taken[0][2], shift_operator(s, 3))
+    assert [list(pair) for pair in taken[0][5:8]] == [[2, 2], [1, 1], [1, 1]] and taken[0][8] == 1
 
 
-@pytest.mark.parametrize("form, side", [("grouped", 8), ("columns", 4)])
+@pytest.mark.parametrize("form, side", [("grouped", 8), ("each", 8), ("matrices", 8), ("columns", 4)])
 def test_gradients_of_many_outputs_at_once(form, side):
     leaves = [torch.randn(shape, dtype=torch.float64) for shape in ((2, 3, side, side), (4, 3, 3, 3, 3), (2, 9, 27))]
     leaves = [leaf.requires_grad_() for leaf in leaves]
@@ -206,7 +220,7 @@ def test_gradients_of_many_outputs_at_once(form, side):
             torch.testing.assert_close(all_of_them[i], one)
 
 
-@pytest.mark.parametrize("form", ["grouped", "columns"])
+@pytest.mark.parametrize("form", FORMS)
 def test_another_default_device_changes_nothing(form):
     x, weight, operator = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3, 3), torch.randn(2, 9, 27)
     expected = conv_per_image(x, weight, operator, ConvArguments(), form)

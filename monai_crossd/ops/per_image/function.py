@@ -1,0 +1,128 @@
+"""The autograd function that all such calls go through: the batch in parts, gradients, and higher derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import columns, each, grouped, matrices
+from .arguments import ConvArguments, output_size
+from .grouped import grouped_conv
+
+__all__ = ["apart", "conv_per_image", "graph_of_gradients", "is_batched"]
+
+
+class _Form(NamedTuple):
+    """A part forward and backward, and bytes of its temporary tensors on a CPU."""
+
+    forward: Callable[..., Tensor]
+    backward: Callable[..., tuple[Tensor | None, Tensor, Tensor]]
+    bytes: int
+
+
+#: what the cache of a CPU holds; more where the knowledge base is turned for each part
+FORMS = {
+    "grouped": _Form(grouped.forward, grouped.backward, 8 << 20),
+    "each": _Form(each.forward, each.backward, 8 << 20),
+    "matrices": _Form(matrices.forward, matrices.backward, 32 << 20),
+    "columns": _Form(columns.forward, columns.backward, 8 << 20),
+}
+_PART_OF_GPU = 256 << 20  # what memory can spare
+
+
+def conv_per_image(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, form: str) -> Tensor:
+    """Convolve every image with the kernel that its operator makes of the knowledge base.
+
+    Args:
+        x: images ``(B, C_in, H, W)``.
+        weight: ``U``, ``(C_out, C_in/groups, K, K, K)``; transposed: ``(C_in, C_out/groups, K, K, K)``.
+        operator: ``M``, ``(B, K*K, K*K*K)``; all three of one dtype.
+        conv: arguments.
+        form: of :data:`FORMS`; transposed it is ``"grouped"``, and ``"matrices"`` and ``"columns"`` take one group.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``.
+
+    Raises:
+        ValueError: for images smaller than the kernel.
+    """
+    if not conv.transposed and min(output_size(x, weight.shape[-1], conv)) < 1:
+        size, given = weight.shape[-1], tuple(x.shape)
+        raise ValueError(f"`x` must be larger than the kernel after padding, got {given} and kernel size {size}.")
+    return _PerImageConv.apply(x, weight.contiguous(), operator, conv, form)
+
+
+class _PerImageConv(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, form: str) -> Tensor:
+        step = FORMS[form]
+        parts = [step.forward(x[part], weight, operator[part], conv) for part in _parts(x, weight, conv, form)]
+        y = _joined(parts)
+        return torch.ops.aten._unsafe_view(y, y.shape)  # no view to autograd, so that it may be changed in place
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, operator, ctx.conv, ctx.form = inputs
+        ctx.save_for_backward(x, weight, operator)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, operator = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_batched(dy):  # a graph of the gradients is wanted, or what can be batched
+            needed = ctx.needs_input_grad[:3]
+            with torch.enable_grad():
+                x, weight, operator = apart(x, weight, operator)
+                y = grouped_conv(x, weight, operator, ctx.conv)
+                return *graph_of_gradients(y, (x, weight, operator), needed, dy), None, None
+        step, needs_x = FORMS[ctx.form], ctx.needs_input_grad[0]
+        dx, doperator, dweight = [], [], None
+        for part in _parts(x, weight, ctx.conv, ctx.form):
+            of_x, of_weight, of_operator = step.backward(dy[part], x[part], weight, operator[part], ctx.conv, needs_x)
+            of_weight = of_weight.view(weight.shape)
+            wide = of_weight.float() if of_weight.dtype.itemsize < 4 else of_weight  # so that 16-bit parts add up
+            dweight = wide if dweight is None else dweight + wide
+            dx.append(of_x)
+            doperator.append(of_operator)
+        assert dweight is not None
+        return _joined(dx) if needs_x else None, dweight.to(weight.dtype), _joined(doperator), None, None
+
+
+def is_batched(dy: Tensor) -> bool:
+    """Whether these are gradients of many outputs at once, as of ``is_grads_batched``: ``out=`` cannot take them."""
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(dy) or functorch.is_functorch_wrapped_tensor(dy)
+
+
+def apart(*inputs: Any) -> list[Any]:
+    """The same tensors, of which none comes from another: an operator is made of the images that it goes with."""
+    return [None if t is None else t.view_as(t) for t in inputs]
+
+
+def graph_of_gradients(
+    y: Tensor, inputs: Sequence[Tensor | None], needed: Sequence[bool], dy: Tensor
+) -> list[Tensor | None]:
+    """Differentiable gradients of ``y`` to those of its :func:`apart` inputs that are needed, ``None`` for others."""
+    wanted = [t for t, need in zip(inputs, needed, strict=True) if need and t is not None]
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+    return [next(found) if need else None for need in needed]
+
+
+def _joined(parts: list[Any]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _parts(x: Tensor, weight: Tensor, conv: ConvArguments, form: str) -> Iterator[slice]:
+    """Cut the batch so that a part's temporary tensors stay below the budget."""
+    budget = FORMS[form].bytes if x.device.type == "cpu" else _PART_OF_GPU
+    if form == "columns":
+        h, w = output_size(x, weight.shape[-1], conv)
+        numbers = x.shape[1] * weight[0, 0].numel() * h * w
+        budget = max(budget, weight.numel() * weight.element_size())  # a part's gradient of U is as large as U
+    else:
+        numbers = weight.numel() // weight.shape[-1]
+    size = max(1, budget // (numbers * x.element_size()))
+    for start in range(0, len(x), size):
+        yield slice(start, start + size)
