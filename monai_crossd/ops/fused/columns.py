@@ -90,20 +90,20 @@ def gradients_of_columns(
     if ranges is not None:
         largest_dy, (of_weight,) = largest(dy), found
         scale, times = launch_scales(ranges, of_weight, largest_dy)
-    if dU is not None:
-        dweight = torch.empty(weight.shape, dtype=torch.float32, device=x.device)
     for part in _parts(x, size):
         of_deep, of_dy, along_depth = launch_depth_gradient(dy[part], r[part], along[part], _cut(largest_dy, part))
-        if dweight is not None:
+        dz = torch.empty((len(of_deep), weight.shape[1]), dtype=x.dtype, device=x.device)  # of halves too: its range
+        call(product, of_deep, weight, dz)
+        in_plane = launch_gradients(dz, x[part], r[part], _cut(dx, part), size, geometry, (of_dy, of_weight))
+        write_gradient_of_shift(along_depth, in_plane, r[part], dr[part])
+        del dz  # before the columns come, which are as large
+        if dU is not None:
+            if dweight is None:
+                dweight = torch.empty(weight.shape, dtype=torch.float32, device=x.device)
             z = launch_columns(x[part], r[part], size, geometry, _cut(scale, part))
             call(add_product if part.start else product, of_deep.t(), z, dweight)
-            del z  # before its gradient comes, which is as large; of halves in float32, whose range it needs
-        dz = torch.empty((len(of_deep), weight.shape[1]), dtype=x.dtype, device=x.device)
-        call(product, of_deep, weight, dz)
+            del z
         del of_deep
-        in_plane = launch_gradients(dz, x[part], r[part], _cut(dx, part), size, geometry, (of_dy, of_weight))
-        del dz
-        write_gradient_of_shift(along_depth, in_plane, r[part], dr[part])
     if dU is not None and dweight is not None:
         launch_weight_gradient(dweight, dU, times)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from . import columns_kernels as kernels
 from .halves import PARTS, Ranges
 from .replay import launch
-from .sizes import cdiv
+from .sizes import cdiv, parts
 from .turn import channels_last, turned
 
 __all__ = [
@@ -24,6 +24,7 @@ MOST = 4  # a column is at most so many times the largest value of an image: (5/
 BLOCK_B = 64  # images whose scales are found at once
 BLOCK = 1024  # values of a program: a thread has eight, 16 bytes of two each
 BLOCK_GRAD = 512  # where a value keeps so many more in registers
+BUDGET = 8 * 2**20  # numbers of the gradient to columns of images at once, what the cache holds; or one image's
 
 
 def geometry(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Geometry:
@@ -136,23 +137,37 @@ def launch_gradients(
     dz: Tensor, x: Tensor, r: Tensor, dx: Tensor | None, size: tuple[int, int], geometry: Geometry,
     factors: Sequence[Tensor | None] = (None, None),
 ) -> Tensor:  # fmt: skip
-    """Partial sums of the gradient to shifts in the plane, ``(B, 2, parts)``, and ``dx``, by two launches.
+    """Partial sums of the gradient to shifts in the plane, ``(B, 2, parts)``, and ``dx``, by two launches a part.
 
     ``dz`` is as of :func:`launch_columns`, and meant times ``factors``, if there are any: of each image, and of all.
     """
-    (images, channels, *_), (y_h, y_w) = x.shape, size
-    values = y_h * y_w * channels
+    (images, channels, *_), pixels = x.shape, size[0] * size[1]
+    ds = torch.empty((images, 2, cdiv(pixels * channels, BLOCK_GRAD)), dtype=torch.float32, device=x.device)
+    for part in parts(images, 9 * pixels * channels, BUDGET):
+        rows, of_images = (
+            slice(part.start * pixels, part.stop * pixels),
+            None if factors[0] is None else factors[0][part],
+        )
+        of_part = None if dx is None else dx[part]
+        _launch_gradients(dz[rows], x[part], r[part], of_part, ds[part], size, geometry, (of_images, factors[1]))
+    return ds
+
+
+def _launch_gradients(
+    dz: Tensor, x: Tensor, r: Tensor, dx: Tensor | None, ds: Tensor, size: tuple[int, int], geometry: Geometry,
+    factors: Sequence[Tensor | None],
+) -> None:  # fmt: skip
+    """The same of a part, written into ``ds`` too."""
+    (images, channels, *_), values = x.shape, size[0] * size[1] * x.shape[1]
     e = torch.empty((0,) if dx is None else (images, 9, values), dtype=x.dtype, device=x.device)
-    ds = torch.empty((images, 2, cdiv(values, BLOCK_GRAD)), dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         launch(
-            kernels.columns_grad_kernel, (ds.shape[2], images), x, r, dz, *factors, e, ds, values, channels, y_w,
+            kernels.columns_grad_kernel, (ds.shape[2], images), x, r, dz, *factors, e, ds, values, channels, size[1],
             *x.shape[2:], *x.stride(), *geometry, NEED_X=dx is not None, BLOCK=BLOCK_GRAD,
         )  # fmt: skip
         if dx is not None:
             values_x = dx[0].numel()
             launch(
-                kernels.fold_kernel, (cdiv(values_x, BLOCK), images), e, dx, values_x, values, channels, y_h, y_w,
+                kernels.fold_kernel, (cdiv(values_x, BLOCK), images), e, dx, values_x, values, channels, *size,
                 x.shape[3], *dx.stride(), *geometry, BLOCK=BLOCK,
             )  # fmt: skip
-    return ds
