@@ -7,7 +7,7 @@ from torch import nn
 
 from monai_crossd.layers.predictor import ShiftPredictor
 from monai_crossd.ops import softmax_pool
-from monai_crossd.ops.fused import predictor as fused
+from monai_crossd.ops.fused.predictor import operator as fused
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

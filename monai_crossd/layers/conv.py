@@ -117,7 +117,7 @@ class CrossDConv(CrossDConvNd):
 
     @torch.jit.unused
     def _fused(self, x: Tensor, weight: Tensor, predictor: tuple[nn.Module, ...]) -> Tensor:
-        from monai_crossd.ops.fused.layer import fused_layer  # registering operators takes long
+        from monai_crossd.ops.fused.layer.function import fused_layer  # registering operators takes long
 
         padded = self._pad(x, self._edges) if max(self._edges) > 0 else None
         conv = ConvArguments(self.stride, self._zero_padding, self.dilation, groups=self.groups)

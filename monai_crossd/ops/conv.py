@@ -166,7 +166,9 @@ def crossd_conv_transpose2d(
 def _eager(x: Tensor, weight: Tensor, s: Tensor, arguments: ConvArguments, form: str) -> Tensor:
     """What needs no fixed graph: one dtype for all, then the form; compilers get the form of plain calls."""
     if form == "triton":
-        from .fused.conv import fused_conv2d  # registers operators, which takes longer than all other imports here
+        from .fused.conv.operator import (
+            fused_conv2d,  # registers operators, which takes longer than all other imports here
+        )
 
         operator = shift_operator(s, weight.shape[-1]).float()
         return fused_conv2d(x, weight, operator, *arguments[:3], arguments.groups)

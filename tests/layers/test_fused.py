@@ -149,7 +149,7 @@ def test_parameters_are_those_of_the_call(change, training):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_layer_that_is_cast_is_recorded_anew(training):
-    from monai_crossd.ops.fused import replay
+    from monai_crossd.ops.fused.launches import replay
 
     replay.forget()
     conv = layer(padding=1).train(training)

@@ -199,9 +199,9 @@ def test_triton_gets_the_operator(monkeypatch):
     ):
         crossd_conv2d(x, weight, s, 3, backend="triton")
     taken = []
-    monkeypatch.setattr("monai_crossd.ops.fused.conv.check", lambda *arguments: None)
-    monkeypatch.setattr("monai_crossd.ops.fused.conv.measured", lambda *arguments: None)
-    monkeypatch.setattr("monai_crossd.ops.fused.conv.convolve", lambda *arguments: taken.append(arguments))
+    monkeypatch.setattr("monai_crossd.ops.fused.conv.operator.check", lambda *arguments: None)
+    monkeypatch.setattr("monai_crossd.ops.fused.conv.operator.measured", lambda *arguments: None)
+    monkeypatch.setattr("monai_crossd.ops.fused.conv.operator.convolve", lambda *arguments: taken.append(arguments))
     x = x.contiguous(memory_format=torch.channels_last)  # others would be turned by a kernel
     crossd_conv2d(x, weight, s, 3, (2, 2), (1, 1), backend="triton")
     assert_close(taken[0][2], shift_operator(s, 3))

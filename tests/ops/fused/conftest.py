@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from monai_crossd.ops.fused import replay
+from monai_crossd.ops.fused.launches import replay
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from monai_crossd.ops.fused import boxes, conv_launch
 from monai_crossd.ops.fused.availability import available
-from monai_crossd.ops.fused.boxes import suits_boxes
-from monai_crossd.ops.fused.conv_launch import convolve
-from monai_crossd.ops.fused.conv_tables import BOXES, Boxes
-from monai_crossd.ops.fused.halves import Scaled
+from monai_crossd.ops.fused.conv import boxes
+from monai_crossd.ops.fused.conv import launch as conv_launch
+from monai_crossd.ops.fused.conv.boxes import suits_boxes
+from monai_crossd.ops.fused.conv.launch import convolve
+from monai_crossd.ops.fused.conv.tables import BOXES, Boxes
+from monai_crossd.ops.fused.images.halves import Scaled
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAST = torch.channels_last

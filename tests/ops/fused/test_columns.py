@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from monai_crossd import CrossDConv
-from monai_crossd.ops.fused import columns, columns_launch, replay
-from monai_crossd.ops.fused import conv as fused_conv
 from monai_crossd.ops.fused.availability import available
-from monai_crossd.ops.fused.columns import is_small
-from monai_crossd.ops.fused.columns_operator import fused_columns2d
+from monai_crossd.ops.fused.columns import launch as columns_launch
+from monai_crossd.ops.fused.columns import passes as columns
+from monai_crossd.ops.fused.columns.operator import fused_columns2d
+from monai_crossd.ops.fused.columns.passes import is_small
+from monai_crossd.ops.fused.conv import operator as fused_conv
+from monai_crossd.ops.fused.launches import replay
 from monai_crossd.ops.shift import rotation_to_shift, shift_operator
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

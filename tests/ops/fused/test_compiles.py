@@ -7,21 +7,17 @@ import importlib.util
 import pytest
 import torch
 
-from monai_crossd.ops.fused import (
-    columns,
-    columns_launch,
-    conv_launch,
-    halves,
-    mix_launch,
-    operator,
-    predictor_launch,
-    rows,
-    turn,
-)
-from monai_crossd.ops.fused.boxes_kernels import box_conv_kernel
-from monai_crossd.ops.fused.conv_tables import BOXES
-from monai_crossd.ops.fused.layer_launch import Call, Needs, launch_backward, launch_forward
-from monai_crossd.ops.fused.predictor_launch import Predictor
+from monai_crossd.ops.fused.columns import launch as columns_launch
+from monai_crossd.ops.fused.columns import passes as columns
+from monai_crossd.ops.fused.conv import launch as conv_launch
+from monai_crossd.ops.fused.conv import mix_launch, rows
+from monai_crossd.ops.fused.conv.boxes_kernels import box_conv_kernel
+from monai_crossd.ops.fused.conv.tables import BOXES
+from monai_crossd.ops.fused.images import halves, turn
+from monai_crossd.ops.fused.layer.launch import Call, Needs, launch_backward, launch_forward
+from monai_crossd.ops.fused.predictor import launch as predictor_launch
+from monai_crossd.ops.fused.predictor.launch import Predictor
+from monai_crossd.ops.fused.shift import operator
 from monai_crossd.ops.per_image import ConvArguments
 
 triton = pytest.importorskip("triton", reason="Triton is missing")

@@ -17,13 +17,16 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from monai_crossd.ops import shift_operator
-from monai_crossd.ops.fused import availability, conv_kernels, conv_launch, language, mix_launch
-from monai_crossd.ops.fused import conv as fused_conv
+from monai_crossd.ops.fused import availability, language
 from monai_crossd.ops.fused.availability import available
-from monai_crossd.ops.fused.conv import fused_conv2d
-from monai_crossd.ops.fused.conv_tables import Launch
-from monai_crossd.ops.fused.halves import Scaled
-from monai_crossd.ops.fused.mix_launch import image_numbers
+from monai_crossd.ops.fused.conv import kernels as conv_kernels
+from monai_crossd.ops.fused.conv import launch as conv_launch
+from monai_crossd.ops.fused.conv import mix_launch
+from monai_crossd.ops.fused.conv import operator as fused_conv
+from monai_crossd.ops.fused.conv.mix_launch import image_numbers
+from monai_crossd.ops.fused.conv.operator import fused_conv2d
+from monai_crossd.ops.fused.conv.tables import Launch
+from monai_crossd.ops.fused.images.halves import Scaled
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"

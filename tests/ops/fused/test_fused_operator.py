@@ -24,7 +24,7 @@ def results(function, r, size, weights):
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 7])
 def test_agrees_with_float64(size):
-    from monai_crossd.ops.fused.operator import fused_shift_operator
+    from monai_crossd.ops.fused.shift.operator import fused_shift_operator
 
     images = 5 if size < 7 else 2
     r = 2 * torch.randn(images, 4, device=DEVICE)
@@ -35,7 +35,7 @@ def test_agrees_with_float64(size):
 
 
 def test_no_axis_no_angle_and_no_images():
-    from monai_crossd.ops.fused.operator import fused_shift_operator
+    from monai_crossd.ops.fused.shift.operator import fused_shift_operator
 
     r = torch.tensor([[0.0, 0, 0, 1], [1, 2, 3, 0], [0, 0, 0, 0], [1, 2, 3, -30]], device=DEVICE)
     weights = torch.randn(4, 9, 27, device=DEVICE)
@@ -48,7 +48,7 @@ def test_no_axis_no_angle_and_no_images():
 
 
 def test_second_derivative_is_refused():
-    from monai_crossd.ops.fused.operator import fused_shift_operator
+    from monai_crossd.ops.fused.shift.operator import fused_shift_operator
 
     r = torch.randn(2, 4, device=DEVICE, requires_grad=True)
     (grad,) = torch.autograd.grad(fused_shift_operator(r, 3).square().sum(), r, create_graph=True)

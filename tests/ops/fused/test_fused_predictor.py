@@ -18,8 +18,8 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from monai_crossd.ops.fused import predictor as fused
-from monai_crossd.ops.fused import predictor_launch as launches
+from monai_crossd.ops.fused.predictor import launch as launches
+from monai_crossd.ops.fused.predictor import operator as fused
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 DTYPES = list(TOLERANCE)

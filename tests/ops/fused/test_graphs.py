@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_crossd.ops.fused import graphs, replay
+from monai_crossd.ops.fused.launches import graphs, replay
 
 DEVICE = torch.device("cuda", 0)
 
@@ -31,7 +31,7 @@ def done(monkeypatch):
 
 def operators(r):
     """Shift operators by one launch."""
-    from monai_crossd.ops.fused.operator import write_operator
+    from monai_crossd.ops.fused.shift.operator import write_operator
 
     operator = r.new_empty((len(r), 9, 27))
     write_operator(r, operator, 3)

@@ -9,8 +9,9 @@ import torch
 from predictors import DEVICE, plain, pool, predictor
 from torch import nn
 
-from monai_crossd.ops.fused import planes_kernels, predictor_launch
-from monai_crossd.ops.fused import predictor as fused
+from monai_crossd.ops.fused.predictor import launch as predictor_launch
+from monai_crossd.ops.fused.predictor import operator as fused
+from monai_crossd.ops.fused.predictor import planes_kernels
 
 pytestmark = [
     pytest.mark.usefixtures("ieee"),

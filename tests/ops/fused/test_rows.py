@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from monai_crossd.ops.fused import conv_launch, language
+from monai_crossd.ops.fused import language
 from monai_crossd.ops.fused.availability import available
-from monai_crossd.ops.fused.halves import Scaled
-from monai_crossd.ops.fused.rows import kernels_from_rows, kernels_to_rows, rows_of, suits_rows
+from monai_crossd.ops.fused.conv import launch as conv_launch
+from monai_crossd.ops.fused.conv.rows import kernels_from_rows, kernels_to_rows, rows_of, suits_rows
+from monai_crossd.ops.fused.images.halves import Scaled
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
     ids=["contiguous", "transposed", "sliced", "expanded", "one value", "few channels"],
 )
 def test_is_the_copy(view, dtype):
-    from monai_crossd.ops.fused.turn import channels_last
+    from monai_crossd.ops.fused.images.turn import channels_last
 
     x = view(torch.randn(2, 70, 13, 9, device=DEVICE).to(dtype))
     turned = channels_last(x)
@@ -37,7 +37,7 @@ def test_is_the_copy(view, dtype):
 
 
 def test_leaves_what_is_so_already_and_nothing_at_all():
-    from monai_crossd.ops.fused.turn import channels_last
+    from monai_crossd.ops.fused.images.turn import channels_last
 
     x = torch.randn(2, 3, 4, 5, device=DEVICE).to(memory_format=torch.channels_last)
     assert channels_last(x) is x

@@ -1,0 +1,1 @@
+"""Convolution of small images by mixed columns, without a kernel for each."""

@@ -1,0 +1,1 @@
+"""Convolution of every image with its own kernel: mixing kernels, tiles, boxes, rows, and the library's."""

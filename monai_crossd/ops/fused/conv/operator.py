@@ -1,0 +1,315 @@
+"""Convolution whose kernel is mixed per image from one knowledge base, as a custom op on Triton kernels.
+
+``y[b] = conv2d(x[b], k[b])`` with ``k[b] = U M[b]``: few launches, no grouped convolution, and no kernels kept for the
+backward pass, which mixes them again. ``kernels`` counts what it moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..availability import available
+from ..columns.passes import is_small
+from ..images.halves import Ranges, halved, is_halved, largest, measured
+from ..images.turn import channels_last
+from ..shift.operator import aligned
+from ..sizes import parts
+from .dense import convolve_each, gradients_of_each, is_dense
+from .launch import convolve as launch_convolution
+from .launch import kernel_grad
+from .mix_launch import image_numbers, mix, unmix_m, unmix_u
+
+__all__ = [
+    "BUDGET", "check_images", "chosen_way", "convolve", "empty_images", "empty_weight_grad", "fused_conv2d",
+    "gradients", "is_channels_last", "launch_unmixed", "mixed", "output_size",
+]  # fmt: skip
+
+BUDGET = 40 * 2**20  # numbers of kernels held at once, 71 images of 256 channels before and after; or one image's
+HALVES = 3  # times as many numbers of halved images
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups"
+
+
+def fused_conv2d(
+    x: Tensor,
+    U: Tensor,
+    M: Tensor,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """``y[b] = conv2d(x[b], U M[b])`` with zero padding.
+
+    It multiplies in the dtype of ``x``, under autocast in autocast's, and adds in float32; where
+    ``torch.backends.cudnn`` allows TF32 for convolutions, float32 is multiplied as ``halves`` says, where
+    kernels 2**28 times smaller than the largest of the batch lose bits. Gradients flow to ``x``, ``U`` and ``M`` once.
+    With up to four channels an infinite or NaN pixel makes NaN of up to 16 pixels beside its window, too.
+
+    Args:
+        x: ``(B, C_in, H, W)``, float32, float16 or bfloat16, of any strides; channels_last is the fastest.
+        U: knowledge base ``(C_out, C_in/groups, K, K, K)``, float32, float16 or bfloat16.
+        M: ``(B, K*K, K*K*K)``, float32, from ``shift_operator``.
+        stride: in pixels, per axis.
+        padding: in pixels, per axis, on both sides.
+        dilation: in pixels, per axis.
+        groups: of every image's own convolution.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)`` in the dtype and memory format of ``x``.
+
+    Raises:
+        ValueError: for shapes or dtypes that do not fit.
+        RuntimeError: where the kernels cannot run.
+    """
+    check(x, U, M, stride, padding, dilation, groups)
+    return torch.ops.monai_crossd.fused_conv2d(x, U, M, stride, padding, dilation, groups)
+
+
+def check(x, U, M, stride, padding, dilation, groups: int) -> None:
+    """Refuse what the kernels cannot take."""
+    check_images(x, U, stride, padding, dilation, groups)
+    size = U.shape[2]
+    if M.dtype != torch.float32 or tuple(M.shape) != (x.shape[0], size**2, size**3):
+        raise ValueError(
+            f"`M` must be ({x.shape[0]}, {size**2}, {size**3}) in float32, got {tuple(M.shape)} in {M.dtype}."
+        )
+
+
+def check_images(x, U, stride, padding, dilation, groups: int) -> None:
+    """Refuse images and knowledge bases that the kernels cannot take."""
+    if not available(x):
+        raise RuntimeError(f"`fused_conv2d` needs Triton and a GPU, got `x` on {x.device}; choose backend 'grouped'.")
+    if x.dtype not in _DTYPES or U.dtype not in _DTYPES:
+        raise ValueError(
+            f"`x` and `U` must be float32, float16 or bfloat16, got {x.dtype} and {U.dtype}; choose backend 'grouped' "
+            "for others."
+        )
+    if U.ndim != 5 or not U.shape[2] == U.shape[3] == U.shape[4] or U.shape[0] % groups:
+        raise ValueError(f"`U` must be (C_out, C_in/groups, K, K, K), got {tuple(U.shape)} with groups={groups}.")
+    if x.ndim != 4 or x.shape[1] != U.shape[1] * groups:
+        raise ValueError(f"`x` must be (B, {U.shape[1] * groups}, H, W) to fit `U`, got {tuple(x.shape)}.")
+    if min(output_size(x, U, stride, padding, dilation)) < 1:
+        raise ValueError(f"`x` must be larger than the kernel after padding, got {tuple(x.shape)} and K={U.shape[2]}.")
+
+
+def output_size(x: Tensor, U: Tensor, stride, padding, dilation) -> tuple[int, int]:
+    """Rows and columns of an output image."""
+    h, w = ((x.shape[2 + i] + 2 * padding[i] - dilation[i] * (U.shape[2] - 1) - 1) // stride[i] + 1 for i in (0, 1))
+    return h, w
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels lie side by side and pixels do not."""
+    return x.stride(1) == 1 and x.stride(3) != 1
+
+
+def empty_images(x: Tensor, shape: Sequence[int], last: bool) -> Tensor:
+    """Images of another shape, channels_last or not, on the device and in the dtype of ``x``."""
+    memory_format = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
+def empty_weight_grad(way: str, dy: Tensor, x: Tensor, U: Tensor) -> Tensor:
+    """Where the gradient to ``U`` goes: parts of the batch add up in float32."""
+    adds = way == "kernels" and sum(1 for _ in _chunks(U, x, dy)) > 1
+    return torch.empty(U.shape, dtype=torch.float32 if adds else U.dtype, device=U.device)
+
+
+def _chunks(U: Tensor, *images: Tensor) -> Iterator[slice]:
+    """Parts of the batch whose kernels stay below the budget, and those ``images`` that are halved."""
+    each = image_numbers(U)
+    if is_halved(images[0].dtype):
+        each = max(each, *(t.numel() // max(1, len(t)) // HALVES for t in images))
+    return parts(len(images[0]), each, BUDGET)
+
+
+def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
+    """What the operator does, without its dispatch."""
+    size, last, U, M = output_size(x, U, stride, padding, dilation), is_channels_last(x), U.contiguous(), aligned(M)
+    way, y = chosen_way(x, U, size, groups), empty_images(x, (len(x), len(U), *size), last)
+    if way == "dense":
+        convolve_each(x, mixed(x, U, M, groups), y, stride, padding, dilation, groups)
+    else:
+        x = channels_last(x)
+        convolve(x, U, M, measured(x, U, M), y, stride, padding, dilation, groups)
+    return y
+
+
+def chosen_way(x: Tensor, U: Tensor, size: tuple[int, int], groups: int, shifted: bool = False) -> str:
+    """How images are convolved, by the size of an output image: the one place where that is chosen.
+
+    ``"columns"`` where an image is smaller than its kernel and operators are known to be ``shifted``, those of
+    shifts; ``"dense"`` where an image fills a GPU by itself, for which the library's convolution is called once an
+    image; and ``"kernels"`` for all else.
+    """
+    pixels = size[0] * size[1]
+    if len(x) == 0:
+        return "kernels"
+    if shifted and is_small(U, pixels, groups):
+        return "columns"
+    return "dense" if is_dense(x, U, pixels) else "kernels"
+
+
+def mixed(x, U, M, groups) -> Tensor:
+    """Kernels of all images, ``(B, K*K, C_out, C_in/groups)``, by one launch; inputs are contiguous."""
+    with torch.cuda.device_of(x):
+        return mix(U, M, x.dtype, groups).values
+
+
+def convolve(x, U, M, ranges: Ranges | None, y, stride, padding, dilation, groups) -> None:
+    """Write the convolution into ``y`` by ``"kernels"``, by launches and calls alone.
+
+    Inputs are contiguous, or for ``x`` channels_last, and have ranges where they are halved.
+    """
+    largest, bounds = ranges or (None, None)
+    with torch.cuda.device_of(x):
+        for part in _chunks(U, x):
+            k = mix(U, M[part], x.dtype, groups, bounds=bounds)
+            images = halved(x[part], None if largest is None else largest[part])
+            launch_convolution(images, k, y[part], groups, stride, padding, dilation)
+
+
+def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
+    way = chosen_way(x, U, dy.shape[2:], groups)
+    dx, dU, dM = _empty_grads(way, dy, x, U, M, [need[0], need[1] and way != "dense", need[2]])
+    if len(x) == 0:
+        return dx, dU.zero_().to(U.dtype), dM
+    dy, U, M = dy.to(x.dtype), U.contiguous(), aligned(M)
+    into = dx if need[0] else None
+    if way == "dense":
+        dk = gradients_of_each(dy, x, mixed(x, U, M, groups), into, stride, padding, dilation, groups)
+        of_weight, of_M = launch_unmixed(dk, U, M, need[1])
+        return dx, of_weight[0] if need[1] else dU, of_M.sum((0, 2)) if need[2] else dM
+    dy, x = channels_last(dy), channels_last(x)
+    ranges, wanted = measured(x, U, M), (into, dU if need[1] else None)
+    for part, of_part in gradients(dy, x, U, M, ranges, *wanted, stride, padding, dilation, groups, need[2]):
+        if need[2]:
+            dM[part] = of_part.sum((0, 2))
+    return dx, dU.to(U.dtype), dM
+
+
+def gradients(
+    dy,
+    x,
+    U,
+    M,
+    ranges: Ranges | None,
+    dx: Tensor | None,
+    dU: Tensor | None,
+    stride,
+    padding,
+    dilation,
+    groups,
+    need_m: bool,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Write gradients into ``dx`` and ``dU`` where given, by launches and calls alone, inputs as of :func:`convolve`.
+
+    Yields:
+        a part of the batch and its partial sums of the gradient to ``M``, ``(shares, images, parts, K*K, K*K*K)``;
+        without ``need_m`` they may be empty.
+    """
+    of_images, bounds = ranges or (None, None)
+    of_dy = None if ranges is None else largest(dy)
+    with torch.cuda.device_of(x):
+        for part in _chunks(U, x, dy):
+            of_y = halved(dy[part], None if of_dy is None else of_dy[part])
+            if dx is not None:
+                k = mix(U, M[part], x.dtype, groups, transposed=True, bounds=bounds)
+                launch_convolution(of_y, k, dx[part], groups, stride, padding, dilation, transposed=True)
+                del k
+            of_part = M.new_empty(0)
+            if dU is not None or need_m:
+                images = halved(x[part], None if of_images is None else of_images[part])
+                dk = kernel_grad(images, of_y, U.shape[2], stride, padding, dilation, groups)
+                if dU is not None:
+                    unmix_u(M[part], dk, dU, add=part.start > 0)
+                if need_m:
+                    of_part = unmix_m(U, M[part], dk)
+                del dk
+            yield part, of_part
+
+
+def launch_unmixed(dk: Tensor, U: Tensor, M: Tensor, need_weight: bool) -> tuple[list[Tensor], Tensor]:
+    """From the gradient to all kernels: to ``U``, if needed, and partial sums of that to ``M``, by launches."""
+    with torch.cuda.device_of(dk):
+        dU = [torch.empty(U.shape, dtype=U.dtype, device=U.device)] if need_weight else []
+        for one in dU:
+            unmix_u(M, dk, one, add=False)
+        return dU, unmix_m(U, M, dk)
+
+
+def _empty_grads(
+    way: str, dy: Tensor, x: Tensor, U: Tensor, M: Tensor, need: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    nothing = (0,)
+    return (
+        empty_images(x, x.shape, is_channels_last(x)) if need[0] else x.new_empty(nothing),
+        empty_weight_grad(way, dy, x, U) if need[1] else U.new_empty(nothing),
+        torch.empty(M.shape if need[2] else nothing, dtype=torch.float32, device=M.device),
+    )
+
+
+_OPERATOR = f"(Tensor x, Tensor U, Tensor M, {_ARGUMENTS}) -> Tensor"
+_GRADIENT = f"(Tensor dy, Tensor x, Tensor U, Tensor M, {_ARGUMENTS}, bool[] need) -> (Tensor, Tensor, Tensor)"
+_forward = torch.library.custom_op("monai_crossd::fused_conv2d", forward, mutates_args=(), schema=_OPERATOR)
+_backward = torch.library.custom_op("monai_crossd::fused_conv2d_backward", backward, mutates_args=(), schema=_GRADIENT)
+
+
+@_forward.register_fake
+def _(x, U, M, stride, padding, dilation, groups):
+    shape = (x.shape[0], U.shape[0], *output_size(x, U, stride, padding, dilation))
+    return empty_images(x, shape, is_channels_last(x))
+
+
+@_backward.register_fake
+def _(dy, x, U, M, stride, padding, dilation, groups, need):
+    dx, dU, dM = _empty_grads("", dy, x, U, M, need)
+    return dx, dU.to(U.dtype), dM
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, U, M, *ctx.arguments = inputs
+    ctx.save_for_backward(x, U, M)
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    need = list(ctx.needs_input_grad[:3])
+    grads = torch.ops.monai_crossd.fused_conv2d_backward(dy, *ctx.saved_tensors, *ctx.arguments, need)
+    return (*(grad if needed else None for grad, needed in zip(grads, need, strict=True)), None, None, None, None)
+
+
+def _differentiate_twice(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError("`fused_conv2d` has no second derivative; choose backend 'grouped', which has.")
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+_backward.register_autograd(_differentiate_twice)
+
+
+def _cast_images(kind: str) -> None:
+    """Register the rule of autocast on devices of this kind: images take its dtype, kernels cast all else themselves.
+
+    As torch's own rules do, it leaves float64 and integers alone, for the operator to refuse.
+    ``torch.library.register_autocast`` casts every argument, and to one dtype for all times.
+    """
+    key = f"Autocast{torch._C._dispatch_key_for_device(kind)}"
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def rule(_: Any, x: Tensor, *others: Any) -> Tensor:
+        if x.dtype in _DTYPES:
+            x = x.to(torch.get_autocast_dtype(kind))
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return torch.ops.monai_crossd.fused_conv2d(x, *others)
+
+    _rules.impl("fused_conv2d", rule, key, with_keyset=True)
+
+
+_rules = torch.library.Library("monai_crossd", "FRAGMENT")
+for kind in ("cuda", "cpu"):
+    _cast_images(kind)

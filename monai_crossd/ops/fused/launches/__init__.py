@@ -1,0 +1,1 @@
+"""Launches recorded, repeated, and turned into CUDA graphs."""

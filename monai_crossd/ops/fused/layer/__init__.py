@@ -1,0 +1,1 @@
+"""A whole layer on images: what eager mode calls, its launches, and its gradients."""

@@ -1,0 +1,1 @@
+"""The predictor: from images to the four numbers of each, and back."""

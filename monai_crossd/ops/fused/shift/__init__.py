@@ -1,0 +1,1 @@
+"""From the predictor's four numbers to the shift operator."""

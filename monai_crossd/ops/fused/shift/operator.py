@@ -1,0 +1,141 @@
+"""From the predictor's four numbers to the shift operator as one differentiable operator on Triton kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..launches.replay import launch
+from ..sizes import cdiv
+from . import kernels
+
+__all__ = ["aligned", "fused_shift_operator", "pitch", "write_gradient", "write_gradient_of_shift", "write_operator"]
+
+BLOCK = 256  # entries of an operator at a time: all 243 of K = 3
+BLOCK_T = 16  # partial sums read at once, by twice the threads: latency is all that an image costs, of code most of all
+WARPS = 8
+BLOCK_SUM = 64  # parts of a gradient that are added up at once
+LEAST = 16  # numbers that a matrix product takes
+
+
+def fused_shift_operator(r: Tensor, kernel_size: int) -> Tensor:
+    """``shift_operator(rotation_to_shift(r), kernel_size)`` in one launch.
+
+    Args:
+        r: ``(B, 4)``, float32, on a device that Triton runs on.
+        kernel_size: ``K``.
+
+    Returns:
+        ``(B, K*K, K*K*K)`` in float32.
+    """
+    return _operator(r, kernel_size)
+
+
+def forward(r: Tensor, kernel_size: int) -> Tensor:
+    """What the operator does, without its dispatch."""
+    operator = _empty(r, kernel_size)
+    if len(r) > 0:
+        write_operator(r.contiguous(), operator, kernel_size)
+    return operator
+
+
+def write_operator(r: Tensor, operator: Tensor, kernel_size: int) -> None:
+    """Write the operators of ``r``, by one launch.
+
+    Args:
+        r: ``(B, 4)``, float32, contiguous.
+        operator: ``(B, K*K, K*K*K)``, float32, contiguous, or with rows a :func:`pitch` apart, written.
+        kernel_size: ``K``.
+    """
+    pitch = operator.stride(0) // kernel_size**2
+    with torch.cuda.device_of(r):
+        launch(kernels.operator_kernel, (len(r),), r, operator, K=kernel_size, PITCH=pitch, BLOCK=BLOCK)
+
+
+def pitch(depth: int) -> int:
+    """From one row of operators to the next, in numbers: as kernels load and multiply them, zeros among them."""
+    return cdiv(depth, LEAST) * LEAST
+
+
+def aligned(M: Tensor) -> Tensor:
+    """Operators ``(B, K*K, K*K*K)``, float32, with rows a :func:`pitch` apart, copied where they are not."""
+    _, taps, depth = M.shape
+    apart = pitch(depth)
+    if M.stride() == (taps * apart, apart, 1):
+        return M
+    return F.pad(M, (0, apart - depth)).contiguous()[..., :depth]
+
+
+def _empty(r: Tensor, kernel_size: int) -> Tensor:
+    return r.new_empty((r.shape[0], kernel_size**2, kernel_size**3))
+
+
+def backward(grad: Tensor, r: Tensor, kernel_size: int) -> Tensor:
+    """Gradient to ``r``, without the operator's dispatch."""
+    dr = torch.empty_like(r, memory_format=torch.contiguous_format)
+    if len(r) > 0:
+        write_gradient(grad.contiguous()[None, :, None], r.contiguous(), dr, kernel_size)
+    return dr
+
+
+def write_gradient(grad: Tensor, r: Tensor, dr: Tensor, kernel_size: int) -> None:
+    """Write the gradient to ``r``, by one launch.
+
+    Args:
+        grad: ``(shares, B, parts, K*K, K*K*K)``, summed over shares and parts; all are contiguous.
+        r: ``(B, 4)``.
+        dr: like ``r``, written.
+        kernel_size: ``K``.
+    """
+    shares, images, parts = grad.shape[:3]
+    with torch.cuda.device_of(r):
+        launch(
+            kernels.operator_grad_kernel, (images,), r, grad, dr, images, shares, parts,
+            K=kernel_size, BLOCK=BLOCK, BLOCK_T=BLOCK_T, num_warps=WARPS,
+        )  # fmt: skip
+
+
+def write_gradient_of_shift(along_depth: Tensor, in_plane: Tensor, r: Tensor, dr: Tensor) -> None:
+    """The same from parts of the gradient to the shift.
+
+    Args:
+        along_depth: ``(B, parts)``; all are contiguous.
+        in_plane: ``(B, 2, parts)``, to that of rows and of columns.
+        r: ``(B, 4)``.
+        dr: like ``r``, written.
+    """
+    with torch.cuda.device_of(r):
+        launch(
+            kernels.shift_grad_kernel, (len(r),), r, along_depth, in_plane, dr, along_depth.shape[1],
+            in_plane.shape[2], BLOCK=BLOCK_SUM, num_warps=1,
+        )  # fmt: skip
+
+
+_operator = torch.library.custom_op("monai_crossd::shift_operator", forward, mutates_args=())
+_operator.register_fake(_empty)
+_operator_backward = torch.library.custom_op("monai_crossd::shift_operator_backward", backward, mutates_args=())
+
+
+@_operator_backward.register_fake
+def _(grad: Tensor, r: Tensor, kernel_size: int) -> Tensor:
+    return torch.empty_like(r, memory_format=torch.contiguous_format)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+    r, ctx.kernel_size = inputs
+    ctx.save_for_backward(r)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return _operator_backward(grad, *ctx.saved_tensors, ctx.kernel_size), None
+
+
+def _refuse(ctx: Any, *_: Any) -> None:
+    raise RuntimeError("`fused_shift_operator` has no second derivative; choose `shift_operator`, which has.")
+
+
+_operator.register_autograd(_differentiate, setup_context=_save)
+_operator_backward.register_autograd(_refuse)
