@@ -201,7 +201,7 @@ def test_triton_gets_the_operator(monkeypatch):
     taken = []
     monkeypatch.setattr("monai_crossd.ops.fused.conv.operator.check", lambda *arguments: None)
     monkeypatch.setattr("monai_crossd.ops.fused.conv.operator.measured", lambda *arguments: None)
-    monkeypatch.setattr("monai_crossd.ops.fused.conv.operator.convolve", lambda *arguments: taken.append(arguments))
+    monkeypatch.setattr("monai_crossd.ops.fused.conv.passes.convolve", lambda *arguments: taken.append(arguments))
     x = x.contiguous(memory_format=torch.channels_last)  # others would be turned by a kernel
     crossd_conv2d(x, weight, s, 3, (2, 2), (1, 1), backend="triton")
     assert_close(taken[0][2], shift_operator(s, 3))

@@ -14,7 +14,7 @@ from monai_crossd.ops.fused.columns import launch as columns_launch
 from monai_crossd.ops.fused.columns import passes as columns
 from monai_crossd.ops.fused.columns.operator import fused_columns2d
 from monai_crossd.ops.fused.columns.passes import is_small
-from monai_crossd.ops.fused.conv import operator as fused_conv
+from monai_crossd.ops.fused.conv import passes as fused_conv
 from monai_crossd.ops.fused.launches import replay
 from monai_crossd.ops.shift import rotation_to_shift, shift_operator
 

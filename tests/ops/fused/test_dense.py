@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from monai_crossd import CrossDConv
 from monai_crossd.ops import shift_operator
 from monai_crossd.ops.fused.availability import available
-from monai_crossd.ops.fused.conv import operator as fused_conv
+from monai_crossd.ops.fused.conv import passes as fused_conv
 from monai_crossd.ops.fused.conv.dense import convolve_each, gradients_of_each, is_dense
 from monai_crossd.ops.fused.conv.operator import fused_conv2d
 from monai_crossd.ops.fused.launches import replay

@@ -22,7 +22,7 @@ from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.conv import kernels as conv_kernels
 from monai_crossd.ops.fused.conv import launch as conv_launch
 from monai_crossd.ops.fused.conv import mix_launch
-from monai_crossd.ops.fused.conv import operator as fused_conv
+from monai_crossd.ops.fused.conv import passes as fused_conv
 from monai_crossd.ops.fused.conv.mix_launch import image_numbers
 from monai_crossd.ops.fused.conv.operator import fused_conv2d
 from monai_crossd.ops.fused.conv.tables import Launch

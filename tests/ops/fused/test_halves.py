@@ -15,7 +15,7 @@ from monai_crossd.ops import rotation_to_shift, shift_operator
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.columns import passes as columns
 from monai_crossd.ops.fused.columns.operator import fused_columns2d
-from monai_crossd.ops.fused.conv import operator as fused_conv
+from monai_crossd.ops.fused.conv import passes as fused_conv
 from monai_crossd.ops.fused.conv.mix_launch import mix
 from monai_crossd.ops.fused.conv.operator import fused_conv2d
 from monai_crossd.ops.fused.images.halves import BOUNDS, halved, is_halved, largest, measured

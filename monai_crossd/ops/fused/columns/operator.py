@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..conv.operator import check_images, empty_images, is_channels_last, output_size
+from ..conv.operator import check_images
 from ..images.halves import measured
+from ..images.layout import empty_images, is_channels_last, output_size
 from ..images.turn import channels_last
 from .launch import geometry
 from .passes import convolve_columns, gradients_of_columns

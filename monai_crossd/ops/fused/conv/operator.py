@@ -6,30 +6,21 @@ backward pass, which mixes them again. ``kernels`` counts what it moves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..availability import available
-from ..columns.passes import is_small
-from ..images.halves import Ranges, halved, is_halved, largest, measured
+from ..images.halves import measured
+from ..images.layout import empty_images, is_channels_last, output_size
 from ..images.turn import channels_last
 from ..shift.operator import aligned
-from ..sizes import parts
-from .dense import convolve_each, gradients_of_each, is_dense
-from .launch import convolve as launch_convolution
-from .launch import kernel_grad
-from .mix_launch import image_numbers, mix, unmix_m, unmix_u
+from . import passes
+from .dense import convolve_each, gradients_of_each
 
-__all__ = [
-    "BUDGET", "check_images", "chosen_way", "convolve", "empty_images", "empty_weight_grad", "fused_conv2d",
-    "gradients", "is_channels_last", "launch_unmixed", "mixed", "output_size",
-]  # fmt: skip
+__all__ = ["check_images", "fused_conv2d"]
 
-BUDGET = 40 * 2**20  # numbers of kernels held at once, 71 images of 256 channels before and after; or one image's
-HALVES = 3  # times as many numbers of halved images
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups"
 
@@ -97,151 +88,36 @@ def check_images(x, U, stride, padding, dilation, groups: int) -> None:
         raise ValueError(f"`x` must be larger than the kernel after padding, got {tuple(x.shape)} and K={U.shape[2]}.")
 
 
-def output_size(x: Tensor, U: Tensor, stride, padding, dilation) -> tuple[int, int]:
-    """Rows and columns of an output image."""
-    h, w = ((x.shape[2 + i] + 2 * padding[i] - dilation[i] * (U.shape[2] - 1) - 1) // stride[i] + 1 for i in (0, 1))
-    return h, w
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether channels lie side by side and pixels do not."""
-    return x.stride(1) == 1 and x.stride(3) != 1
-
-
-def empty_images(x: Tensor, shape: Sequence[int], last: bool) -> Tensor:
-    """Images of another shape, channels_last or not, on the device and in the dtype of ``x``."""
-    memory_format = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
-
-
-def empty_weight_grad(way: str, dy: Tensor, x: Tensor, U: Tensor) -> Tensor:
-    """Where the gradient to ``U`` goes: parts of the batch add up in float32."""
-    adds = way == "kernels" and sum(1 for _ in _chunks(U, x, dy)) > 1
-    return torch.empty(U.shape, dtype=torch.float32 if adds else U.dtype, device=U.device)
-
-
-def _chunks(U: Tensor, *images: Tensor) -> Iterator[slice]:
-    """Parts of the batch whose kernels stay below the budget, and those ``images`` that are halved."""
-    each = image_numbers(U)
-    if is_halved(images[0].dtype):
-        each = max(each, *(t.numel() // max(1, len(t)) // HALVES for t in images))
-    return parts(len(images[0]), each, BUDGET)
-
-
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     """What the operator does, without its dispatch."""
     size, last, U, M = output_size(x, U, stride, padding, dilation), is_channels_last(x), U.contiguous(), aligned(M)
-    way, y = chosen_way(x, U, size, groups), empty_images(x, (len(x), len(U), *size), last)
+    way, y = passes.chosen_way(x, U, size, groups), empty_images(x, (len(x), len(U), *size), last)
     if way == "dense":
-        convolve_each(x, mixed(x, U, M, groups), y, stride, padding, dilation, groups)
+        convolve_each(x, passes.mixed(x, U, M, groups), y, stride, padding, dilation, groups)
     else:
         x = channels_last(x)
-        convolve(x, U, M, measured(x, U, M), y, stride, padding, dilation, groups)
+        passes.convolve(x, U, M, measured(x, U, M), y, stride, padding, dilation, groups)
     return y
-
-
-def chosen_way(x: Tensor, U: Tensor, size: tuple[int, int], groups: int, shifted: bool = False) -> str:
-    """How images are convolved, by the size of an output image: the one place where that is chosen.
-
-    ``"columns"`` where an image is smaller than its kernel and operators are known to be ``shifted``, those of
-    shifts; ``"dense"`` where an image fills a GPU by itself, for which the library's convolution is called once an
-    image; and ``"kernels"`` for all else.
-    """
-    pixels = size[0] * size[1]
-    if len(x) == 0:
-        return "kernels"
-    if shifted and is_small(U, pixels, groups):
-        return "columns"
-    return "dense" if is_dense(x, U, pixels) else "kernels"
-
-
-def mixed(x, U, M, groups) -> Tensor:
-    """Kernels of all images, ``(B, K*K, C_out, C_in/groups)``, by one launch; inputs are contiguous."""
-    with torch.cuda.device_of(x):
-        return mix(U, M, x.dtype, groups).values
-
-
-def convolve(x, U, M, ranges: Ranges | None, y, stride, padding, dilation, groups) -> None:
-    """Write the convolution into ``y`` by ``"kernels"``, by launches and calls alone.
-
-    Inputs are contiguous, or for ``x`` channels_last, and have ranges where they are halved.
-    """
-    largest, bounds = ranges or (None, None)
-    with torch.cuda.device_of(x):
-        for part in _chunks(U, x):
-            k = mix(U, M[part], x.dtype, groups, bounds=bounds)
-            images = halved(x[part], None if largest is None else largest[part])
-            launch_convolution(images, k, y[part], groups, stride, padding, dilation)
 
 
 def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to ``x``, ``U`` and ``M``, without the operator's dispatch; those not needed are empty."""
-    way = chosen_way(x, U, dy.shape[2:], groups)
+    way = passes.chosen_way(x, U, dy.shape[2:], groups)
     dx, dU, dM = _empty_grads(way, dy, x, U, M, [need[0], need[1] and way != "dense", need[2]])
     if len(x) == 0:
         return dx, dU.zero_().to(U.dtype), dM
     dy, U, M = dy.to(x.dtype), U.contiguous(), aligned(M)
     into = dx if need[0] else None
     if way == "dense":
-        dk = gradients_of_each(dy, x, mixed(x, U, M, groups), into, stride, padding, dilation, groups)
-        of_weight, of_M = launch_unmixed(dk, U, M, need[1])
+        dk = gradients_of_each(dy, x, passes.mixed(x, U, M, groups), into, stride, padding, dilation, groups)
+        of_weight, of_M = passes.launch_unmixed(dk, U, M, need[1])
         return dx, of_weight[0] if need[1] else dU, of_M.sum((0, 2)) if need[2] else dM
     dy, x = channels_last(dy), channels_last(x)
     ranges, wanted = measured(x, U, M), (into, dU if need[1] else None)
-    for part, of_part in gradients(dy, x, U, M, ranges, *wanted, stride, padding, dilation, groups, need[2]):
+    for part, of_part in passes.gradients(dy, x, U, M, ranges, *wanted, stride, padding, dilation, groups, need[2]):
         if need[2]:
             dM[part] = of_part.sum((0, 2))
     return dx, dU.to(U.dtype), dM
-
-
-def gradients(
-    dy,
-    x,
-    U,
-    M,
-    ranges: Ranges | None,
-    dx: Tensor | None,
-    dU: Tensor | None,
-    stride,
-    padding,
-    dilation,
-    groups,
-    need_m: bool,
-) -> Iterator[tuple[slice, Tensor]]:
-    """Write gradients into ``dx`` and ``dU`` where given, by launches and calls alone, inputs as of :func:`convolve`.
-
-    Yields:
-        a part of the batch and its partial sums of the gradient to ``M``, ``(shares, images, parts, K*K, K*K*K)``;
-        without ``need_m`` they may be empty.
-    """
-    of_images, bounds = ranges or (None, None)
-    of_dy = None if ranges is None else largest(dy)
-    with torch.cuda.device_of(x):
-        for part in _chunks(U, x, dy):
-            of_y = halved(dy[part], None if of_dy is None else of_dy[part])
-            if dx is not None:
-                k = mix(U, M[part], x.dtype, groups, transposed=True, bounds=bounds)
-                launch_convolution(of_y, k, dx[part], groups, stride, padding, dilation, transposed=True)
-                del k
-            of_part = M.new_empty(0)
-            if dU is not None or need_m:
-                images = halved(x[part], None if of_images is None else of_images[part])
-                dk = kernel_grad(images, of_y, U.shape[2], stride, padding, dilation, groups)
-                if dU is not None:
-                    unmix_u(M[part], dk, dU, add=part.start > 0)
-                if need_m:
-                    of_part = unmix_m(U, M[part], dk)
-                del dk
-            yield part, of_part
-
-
-def launch_unmixed(dk: Tensor, U: Tensor, M: Tensor, need_weight: bool) -> tuple[list[Tensor], Tensor]:
-    """From the gradient to all kernels: to ``U``, if needed, and partial sums of that to ``M``, by launches."""
-    with torch.cuda.device_of(dk):
-        dU = [torch.empty(U.shape, dtype=U.dtype, device=U.device)] if need_weight else []
-        for one in dU:
-            unmix_u(M, dk, one, add=False)
-        return dU, unmix_m(U, M, dk)
 
 
 def _empty_grads(
@@ -250,7 +126,7 @@ def _empty_grads(
     nothing = (0,)
     return (
         empty_images(x, x.shape, is_channels_last(x)) if need[0] else x.new_empty(nothing),
-        empty_weight_grad(way, dy, x, U) if need[1] else U.new_empty(nothing),
+        passes.empty_weight_grad(way, dy, x, U) if need[1] else U.new_empty(nothing),
         torch.empty(M.shape if need[2] else nothing, dtype=torch.float32, device=M.device),
     )
 

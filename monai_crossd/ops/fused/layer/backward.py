@@ -7,8 +7,9 @@ from collections.abc import Hashable, Iterable
 import torch
 from torch import Tensor
 
-from ..conv import operator as fused_conv
+from ..conv import passes as fused_conv
 from ..conv.dense import gradients_of_each
+from ..images.layout import empty_images, is_channels_last
 from ..images.turn import channels_last
 from ..launches.replay import repeated
 from ..predictor.launch import Predictor
@@ -67,8 +68,8 @@ def gradients_by_images(
 
 def _empty_gradient(images: Tensor, needs: Needs) -> Tensor | None:
     """Where the gradient to images goes, if it is needed."""
-    last = fused_conv.is_channels_last(images)
-    return fused_conv.empty_images(images, images.shape, last) if needs.images else None
+    last = is_channels_last(images)
+    return empty_images(images, images.shape, last) if needs.images else None
 
 
 def _launch_end(

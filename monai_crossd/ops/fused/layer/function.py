@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from ...per_image import ConvArguments, apart, graph_of_gradients, grouped_conv, is_batched
 from ...shift import rotation_to_shift, shift_operator, softmax_pool
 from ..columns.operator import fused_columns2d
-from ..conv import operator as fused_conv
+from ..conv import passes as fused_conv
 from ..conv.dense import convolve_each
+from ..conv.operator import check_images, fused_conv2d
 from ..images.halves import is_halved
+from ..images.layout import empty_images, is_channels_last, output_size
 from ..launches.replay import remembered, repeated
 from ..predictor import operator as fused_predictor
 from ..predictor.launch import Predictor
@@ -100,11 +102,11 @@ def _in_graph(
     mean, var = norm.running_mean, norm.running_var
     r = fused_predictor.fused_pool(x, w1, b1, mean, var, gamma, beta, w2, b2, training, momentum, norm.eps)
     images = x if padded is None else padded
-    size = fused_conv.output_size(images, weight, *conv[:3])
+    size = output_size(images, weight, *conv[:3])
     if fused_conv.chosen_way(images, weight, size, conv.groups, True) == "columns":
         return fused_columns2d(images, weight, r, *conv[:3])
     operator = fused_operator.fused_shift_operator(r, weight.shape[-1])
-    return fused_conv.fused_conv2d(images, weight, operator, *conv[:3], conv.groups)
+    return fused_conv2d(images, weight, operator, *conv[:3], conv.groups)
 
 
 def _is_transformed() -> bool:
@@ -166,7 +168,7 @@ def _convolved(
 
     *state, found = repeated(way.key, launches, x, images, U, *net, *running)
     if way.name == "dense":
-        y = fused_conv.empty_images(images, (len(images), len(U), *way.size), way.last)
+        y = empty_images(images, (len(images), len(U), *way.size), way.last)
         convolve_each(images, found, y, *conv[:3], conv.groups)
     else:
         y = found
@@ -177,9 +179,9 @@ def _way(x: Tensor, images: Tensor, U: Tensor, running: tuple[Tensor, ...], call
     """How images are convolved; what is wrong is refused."""
     mean, var = running[:2] or (None, None)
     fused_predictor.check(x, mean, var, call.training)
-    fused_conv.check_images(images, U, *call.conv[:3], call.conv.groups)
-    size = fused_conv.output_size(images, U, *call.conv[:3])
-    way, last = fused_conv.chosen_way(images, U, size, call.conv.groups, True), fused_conv.is_channels_last(images)
+    check_images(images, U, *call.conv[:3], call.conv.groups)
+    size = output_size(images, U, *call.conv[:3])
+    way, last = fused_conv.chosen_way(images, U, size, call.conv.groups, True), is_channels_last(images)
     return _Way(way, size, last, object())
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from ...per_image import ConvArguments
 from ..columns.launch import geometry
 from ..columns.passes import convolve_columns, gradients_of_columns
-from ..conv import operator as fused_conv
+from ..conv import passes as fused_conv
 from ..images.halves import Ranges, is_halved, measure, measured, shapes
+from ..images.layout import empty_images, is_channels_last, output_size
 from ..images.turn import channels_last
 from ..predictor.launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
 from ..shift import operator as fused_operator
@@ -74,7 +75,7 @@ def launch_forward(
     """
     conv, size, same = call.conv, U.shape[-1], images is x
     x = channels_last(x)
-    shape = (len(x), len(U), *fused_conv.output_size(images, U, *conv[:3]))
+    shape = (len(x), len(U), *output_size(images, U, *conv[:3]))
     layout = [*_state_layout(x, U, net, call), *_of_columns(way, shape, x, call)]
     state = x.new_empty(sum(_numbers(*part) for part in layout), dtype=torch.float32)
     _, r, stats, soft, h, *others = _split(state, layout)
@@ -89,7 +90,7 @@ def launch_forward(
     measured_now = Ranges(*others[:2]) if call.halved and images.numel() > 0 else None
     if measured_now is not None:
         measure(images, U, operator, measured_now)
-    y = fused_conv.empty_images(x, shape, last)
+    y = empty_images(x, shape, last)
     if operator is None:
         along = others[-1].permute(0, 3, 1, 2) if call.keep else None
         convolve_columns(images, U, r, measured_now, y, along, geometry(*conv[:3]))
@@ -102,12 +103,12 @@ def launch_backward(
     way: str, dy: Tensor, x: Tensor, images: Tensor, U: Tensor, net: Predictor, state: Tensor, call: Call, needs: Needs
 ) -> list[Tensor]:
     """Gradients to ``images``, to ``x`` where that is another tensor, and to ``U``, if needed; then the predictor's."""
-    conv, same, last = call.conv, images is x, fused_conv.is_channels_last(images)
+    conv, same, last = call.conv, images is x, is_channels_last(images)
     x, dy = channels_last(x), channels_last(dy)
     images = x if same else channels_last(images)
     operator = None if way == "columns" else operator_of(state, x, U)
     ranges = ranges_of(state, x, U, net, call) or measured(images, U, operator)
-    dimages = fused_conv.empty_images(x, images.shape, last) if needs.images else None
+    dimages = empty_images(x, images.shape, last) if needs.images else None
     dU = fused_conv.empty_weight_grad(way, dy, images, U) if needs.weight else None
     layout = [*_state_layout(x, U, net, call), *_of_columns(way, tuple(dy.shape), x, call)]
     _, r, *_, last_part = _split(state, layout)
