@@ -56,7 +56,7 @@ def gradients(function, x, U, r, dy, *conv):
 )
 def test_is_the_convolution(monkeypatch, shape, outputs, size, conv, memory_format, dtype):
     for block in ("BLOCK", "BLOCK_GRAD"):
-        monkeypatch.setattr(columns_launch, block, 64)  # several of an image
+        monkeypatch.setattr(columns_launch, block, 128)  # several of an image
     x = torch.randn(shape, device=DEVICE).to(dtype, memory_format=memory_format)
     U = torch.randn(outputs, shape[1], size, size, size, device=DEVICE)
     r = torch.randn(shape[0], 4, device=DEVICE)
