@@ -33,7 +33,7 @@ def backward(
     dx = None
     if needs_x:
         dcolumns = torch.bmm(dmixed, operator.transpose(1, 2), out=columns).view(b, *image, -1, size * size)
-        dx = scattered(dcolumns, x, size, conv, axis=4)
+        dx = scattered(dcolumns.unbind(4), x, size, conv)
     return dx, dweight, doperator
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +23,12 @@ def gathered(x: Tensor, size: int, conv: ConvArguments, axis: int) -> Tensor:
     return torch.stack(list(_taps(padded, size, conv, image)), dim=axis, out=scratch("columns", tuple(shape), x))
 
 
-def scattered(columns: Tensor, x: Tensor, size: int, conv: ConvArguments, axis: int) -> Tensor:
-    """The gradient to images ``x`` from that to what :func:`gathered` returned."""
+def scattered(columns: Iterable[Tensor], x: Tensor, size: int, conv: ConvArguments) -> Tensor:
+    """The gradient to images ``x`` from those to what every tap reads, pixels and channels of each image."""
     (b, channels, height, width), (pad_h, pad_w), image = x.shape, conv.padding, output_size(x, size, conv)
-    padded = columns.new_zeros(b, height + 2 * pad_h, width + 2 * pad_w, channels)
-    for read, gradient in zip(_taps(padded, size, conv, image), columns.unbind(axis), strict=True):
-        read += gradient
+    padded = x.new_zeros(b, height + 2 * pad_h, width + 2 * pad_w, channels)
+    for read, gradient in zip(_taps(padded, size, conv, image), columns, strict=True):
+        read += gradient.view(b, *image, channels) if gradient.dim() == 3 else gradient
     dx = padded[:, pad_h : pad_h + height, pad_w : pad_w + width].permute(0, 3, 1, 2)
     return dx.contiguous(memory_format=_memory_format(x))
 
