@@ -42,6 +42,7 @@ class Setting:
 ROUNDS = 4  # untimed, on a GPU: CUDA graphs come with the third call at the same addresses
 CALLS = 4  # in a row, at most, on a GPU: the processor prepares one while the GPU is busy with another,
 ENOUGH = 100.0  # ms; longer ones hide that by themselves
+LONG, FEW = (1000.0, 20.0), 2  # ms, and times the first of a row: who takes more than both is timed so often, no more
 _GPU = (
     Setting("float32", tf32=False),
     Setting("float32 channels_last", channels_last=True, tf32=False),
@@ -105,7 +106,7 @@ def time_case(case: Case, setting: Setting, device: torch.device, repeats: int) 
         case: the row.
         setting: arithmetic.
         device: where.
-        repeats: of every work and competitor, after a warm-up.
+        repeats: of every work and competitor, after a warm-up; two of those that take very long.
 
     Returns:
         A timing for every work and competitor; out of memory and other failures are errors in their place.
@@ -127,7 +128,8 @@ def _in_turn(case: Case, setting: Setting, device: torch.device, work: str, repe
     """One work of all competitors: warmed up one after the other, then in rounds of one call each, which are timed.
 
     On a GPU the first rounds are not: what remembers addresses, as CUDA graphs do, meets those of all the others. And
-    short calls are timed several in a row, as a training loop makes them.
+    short calls are timed several in a row, as a training loop makes them. Long ones beside a short first competitor are
+    timed twice.
     """
     runs: dict[str, Callable[[], None]] = {}
     failed: dict[str, str] = {}
@@ -143,6 +145,9 @@ def _in_turn(case: Case, setting: Setting, device: torch.device, work: str, repe
     untimed = ROUNDS if device.type == "cuda" else 0
     for i in range(untimed + repeats):
         for name in list(runs):
+            first = next(iter(times.values()))
+            if i >= untimed + FEW and times[name][-1] > max(LONG[0], LONG[1] * min(first, default=0.0)):
+                continue
             with _failures(failed, name):
                 times[name].append(_once(runs[name], device, calls[name]))
                 if i == untimed - 1:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import reference
@@ -250,3 +251,27 @@ def test_bad_arguments(arguments, message, capsys, monkeypatch):
         main(arguments)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and "Traceback" not in error
+
+
+class _Counting(nn.Module):
+    """Counts its calls, and takes some milliseconds."""
+
+    def __init__(self, milliseconds):
+        super().__init__()
+        self.scale, self.milliseconds, self.calls = nn.Parameter(torch.ones(())), milliseconds, 0
+
+    def forward(self, x):
+        self.calls += 1
+        time.sleep(self.milliseconds / 1000)
+        return self.scale * x
+
+
+def test_what_takes_very_long_beside_the_first_is_timed_twice(monkeypatch):
+    monkeypatch.setattr(timing, "LONG", (10.0, 4.0))
+    modules = {"short": _Counting(1), "long": _Counting(30)}
+    builds = {name: (lambda module=module: module) for name, module in modules.items()}
+    case = cases.Case("layers2d", (1, 1, 4, 4), builds)
+    rows = timing.time_case(case, timing.Setting("float32"), torch.device("cpu"), 5)
+    assert [row.competitor for row in rows] == ["short", "long"] * 2 and all(row.milliseconds for row in rows)
+    calls = {name: module.calls for name, module in modules.items()}
+    assert calls["short"] - calls["long"] == 2 * 3  # of forward and training, three rounds less each
