@@ -45,9 +45,12 @@ def _backend(backend: str, pixels: int, kernel_size: int, channels: int = 0, cpu
         return backend
     if pixels < 2 * kernel_size**3:
         return "columns"
-    if cpu and channels < _FEW_CHANNELS:
-        return "each" if pixels >= _LARGE else "grouped"
-    return "matrices" if cpu and pixels < _SMALL else "grouped"
+    if not torch.jit.is_scripting():
+        if cpu and channels < _FEW_CHANNELS:
+            return "each" if pixels >= _LARGE else "grouped"
+        if cpu and pixels < _SMALL:
+            return "matrices"
+    return "grouped"
 
 
 @torch.jit.ignore
