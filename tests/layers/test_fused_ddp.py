@@ -29,6 +29,8 @@ def one_of_two(rank: int, folder: str, net: nn.Module, x: torch.Tensor) -> None:
     for _ in range(2):  # the second time from records
         found = gradients(together, x.to(DEVICE).chunk(2)[rank])
     torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
+    del together  # what it holds of the group goes first: else one process may wait for the other at its end
     dist.destroy_process_group()
 
 
