@@ -45,29 +45,28 @@ def gradients(function, x, U, r, dy, *conv):
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
-    "shape, outputs, size, conv",
+    "shape, outputs, conv",
     [
-        ((3, 5, 7, 6), 9, 3, ((1, 1), (1, 1), (1, 1))),
-        ((2, 17, 8, 5), 6, 3, ((2, 2), (1, 1), (1, 1))),
-        ((2, 4, 9, 10), 5, 3, ((3, 1), (2, 0), (1, 2))),
-        ((1, 16, 5, 4), 7, 3, ((1, 2), (2, 3), (1, 1))),
-        ((4, 40, 3, 3), 8, 3, ((1, 1), (1, 1), (1, 1))),
+        ((3, 5, 7, 6), 9, ((1, 1), (1, 1), (1, 1))),
+        ((2, 17, 8, 5), 6, ((2, 2), (1, 1), (1, 1))),
+        ((2, 4, 9, 10), 5, ((3, 1), (2, 0), (1, 2))),
+        ((1, 16, 5, 4), 7, ((1, 2), (2, 3), (1, 1))),
+        ((3, 24, 3, 3), 8, ((1, 1), (1, 1), (1, 1))),
     ],
 )
-def test_is_the_convolution(monkeypatch, shape, outputs, size, conv, memory_format, dtype):
+def test_is_the_convolution(monkeypatch, shape, outputs, conv, memory_format, dtype):
     for block in ("BLOCK", "BLOCK_GRAD"):
         monkeypatch.setattr(columns_launch, block, 128)  # several of an image
     x = torch.randn(shape, device=DEVICE).to(dtype, memory_format=memory_format)
-    U = torch.randn(outputs, shape[1], size, size, size, device=DEVICE)
+    U = torch.randn(outputs, shape[1], 3, 3, 3, device=DEVICE)
     r = torch.randn(shape[0], 4, device=DEVICE)
     dy = torch.randn_like(each(x.float(), U, r, *conv))
     expected = gradients(each, x.double(), U.double(), r.double(), dy.double(), *conv)
-    for _ in range(2):
-        actual = gradients(fused_columns2d, x, U, r, dy, *conv)
-        for one, exact in zip(actual, expected, strict=True):
-            assert (one.double() - exact).norm() <= TOLERANCE[dtype] * exact.norm()
-        assert actual[0].is_contiguous(memory_format=memory_format)
-        assert [t.dtype for t in actual] == [dtype, dtype, torch.float32, torch.float32]
+    actual = gradients(fused_columns2d, x, U, r, dy, *conv)
+    for one, exact in zip(actual, expected, strict=True):
+        assert (one.double() - exact).norm() <= TOLERANCE[dtype] * exact.norm()
+    assert actual[0].is_contiguous(memory_format=memory_format)
+    assert [t.dtype for t in actual] == [dtype, dtype, torch.float32, torch.float32]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

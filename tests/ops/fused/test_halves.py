@@ -196,7 +196,7 @@ def test_layer_recorded_and_repeated(monkeypatch, channels, way, edges):
     plain = CrossDConv(channels, 18, 3, padding=1, padding_mode=edges).to(DEVICE).double()
     for forward, backward in [(True, True), (True, True), (True, False), (False, True), (False, False), (True, True)]:
         plain.load_state_dict(layer.state_dict())
-        x = torch.randn(2, channels, 12, 12, device=DEVICE)
+        x = torch.randn(2, channels, 7, 7, device=DEVICE)
         ours, theirs = x.clone().requires_grad_(), x.double().requires_grad_()
         layer.zero_grad(), plain.zero_grad()
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", forward)
