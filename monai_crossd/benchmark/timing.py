@@ -142,10 +142,10 @@ def _in_turn(case: Case, setting: Setting, device: torch.device, work: str, repe
             _release(device)
     times: dict[str, list[float]] = {name: [] for name in runs}
     calls = dict.fromkeys(runs, 1)
+    first = next(iter(times.values()), [])
     untimed = ROUNDS if device.type == "cuda" else 0
     for i in range(untimed + repeats):
         for name in list(runs):
-            first = next(iter(times.values()))
             if i >= untimed + FEW and times[name][-1] > max(LONG[0], LONG[1] * min(first, default=0.0)):
                 continue
             with _failures(failed, name):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .fused.availability import available
-from .per_image import ConvArguments, conv_per_image, grouped_conv
+from .per_image import ConvArguments, conv_per_image, grouped_conv, output_size
 from .shift import shift_operator, shifted_kernels
 
 __all__ = ["crossd_conv2d", "crossd_conv_transpose2d", "runs_fused"]
@@ -97,8 +97,7 @@ def crossd_conv2d(
         ValueError: for an unknown backend, and for one that takes one group with several.
         RuntimeError: for ``"triton"`` where its kernels cannot run.
     """
-    h_out = (x.shape[2] + 2 * padding[0] - dilation[0] * (kernel_size - 1) - 1) // stride[0] + 1
-    w_out = (x.shape[3] + 2 * padding[1] - dilation[1] * (kernel_size - 1) - 1) // stride[1] + 1
+    h_out, w_out = output_size(x, kernel_size, stride, padding, dilation)
     chosen = _backend(backend, h_out * w_out, kernel_size, weight.shape[1], x.device.type == "cpu")
     if not torch.jit.is_scripting():
         if chosen != "unfold" and (len(x) > 0 or chosen == "triton"):
@@ -169,9 +168,8 @@ def crossd_conv_transpose2d(
 def _eager(x: Tensor, weight: Tensor, s: Tensor, arguments: ConvArguments, form: str) -> Tensor:
     """What needs no fixed graph: one dtype for all, then the form; compilers get the form of plain calls."""
     if form == "triton":
-        from .fused.conv.operator import (
-            fused_conv2d,  # registers operators, which takes longer than all other imports here
-        )
+        # registers operators, which takes longer than all other imports here
+        from .fused.conv.operator import fused_conv2d
 
         operator = shift_operator(s, weight.shape[-1]).float()
         return fused_conv2d(x, weight, operator, *arguments[:3], arguments.groups)

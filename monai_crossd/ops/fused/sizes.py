@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
-__all__ = ["block", "cdiv", "parts", "precision"]
+__all__ = ["block", "cdiv", "cut", "parts", "precision"]
 
 # of what `torch.backends.cudnn.conv` asks, in an eighth of the time; torch >= 2.9, where the older flag sets it too
 _setting = getattr(torch._C, "_get_fp32_precision_getter", None)
@@ -38,3 +39,8 @@ def parts(images: int, each: int, budget: int) -> Iterator[slice]:
     most = min(max(1, budget // each), 65535)
     size = cdiv(images, cdiv(images, most)) if images else 1
     return (slice(first, first + size) for first in range(0, images, size))
+
+
+def cut(t: Tensor | None, part: slice) -> Tensor | None:
+    """A part of a tensor, where there is one."""
+    return None if t is None else t[part]

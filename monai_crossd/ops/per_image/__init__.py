@@ -14,8 +14,17 @@ a whole batch never stand in memory. Four forms, each a preparation that is chea
 ``U`` is the knowledge base, ``M`` the operator of :func:`monai_crossd.ops.shift_operator`.
 """
 
-from .arguments import ConvArguments
+from .arguments import ConvArguments, output_size
 from .function import FORMS, apart, conv_per_image, graph_of_gradients, is_batched
 from .grouped import grouped_conv
 
-__all__ = ["FORMS", "ConvArguments", "apart", "conv_per_image", "graph_of_gradients", "grouped_conv", "is_batched"]
+__all__ = [
+    "FORMS",
+    "ConvArguments",
+    "apart",
+    "conv_per_image",
+    "graph_of_gradients",
+    "grouped_conv",
+    "is_batched",
+    "output_size",
+]

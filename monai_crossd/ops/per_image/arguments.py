@@ -22,10 +22,10 @@ class ConvArguments(NamedTuple):
     groups: int = 1
 
 
-def output_size(x: Tensor, size: int, conv: ConvArguments) -> tuple[int, int]:
-    """Rows and columns of a convolution's output."""
-    rows, columns = (
-        (x.shape[2 + axis] + 2 * conv.padding[axis] - conv.dilation[axis] * (size - 1) - 1) // conv.stride[axis] + 1
-        for axis in (0, 1)
-    )
+def output_size(
+    x: Tensor, size: int, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    """Rows and columns of a convolution's output, ``size`` being that of the kernel; it can be scripted."""
+    rows = (x.shape[2] + 2 * padding[0] - dilation[0] * (size - 1) - 1) // stride[0] + 1
+    columns = (x.shape[3] + 2 * padding[1] - dilation[1] * (size - 1) - 1) // stride[1] + 1
     return rows, columns

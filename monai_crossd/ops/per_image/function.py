@@ -49,7 +49,7 @@ def conv_per_image(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArgume
     Raises:
         ValueError: for images smaller than the kernel.
     """
-    if not conv.transposed and min(output_size(x, weight.shape[-1], conv)) < 1:
+    if not conv.transposed and min(output_size(x, weight.shape[-1], *conv[:3])) < 1:
         size, given = weight.shape[-1], tuple(x.shape)
         raise ValueError(f"`x` must be larger than the kernel after padding, got {given} and kernel size {size}.")
     return _PerImageConv.apply(x, weight.contiguous(), operator, conv, form)
@@ -118,7 +118,7 @@ def _parts(x: Tensor, weight: Tensor, conv: ConvArguments, form: str) -> Iterato
     """Cut the batch so that a part's temporary tensors stay below the budget."""
     budget = FORMS[form].bytes if x.device.type == "cpu" else _PART_OF_GPU
     if form == "columns":
-        h, w = output_size(x, weight.shape[-1], conv)
+        h, w = output_size(x, weight.shape[-1], *conv[:3])
         numbers = x.shape[1] * weight[0, 0].numel() * h * w
         budget = max(budget, weight.numel() * weight.element_size())  # a part's gradient of U is as large as U
     else:

@@ -35,7 +35,7 @@ def backward(
     dweight = (_by_taps(operator).t() @ turned).t().contiguous()  # of a product with few rows, which is faster
     dx = None
     if needs_x:
-        read = scratch("columns", (b, *dy.shape[1:2], x.shape[1]), x)
+        read = scratch("columns", (b, dy.shape[1], x.shape[1]), x)
         kernels = _kernels(weight, operator)
         dx = scattered((torch.bmm(dy, kernel, out=read) for kernel in kernels), x, size, conv)
     return dx, dweight, doperator

@@ -16,7 +16,7 @@ __all__ = ["as_images", "gathered", "scattered"]
 
 def gathered(x: Tensor, size: int, conv: ConvArguments, axis: int) -> Tensor:
     """Columns of images ``(B, C, H, W)``: ``(B, H_out, W_out, C)`` with the taps as one axis more."""
-    (pad_h, pad_w), image = conv.padding, output_size(x, size, conv)
+    (pad_h, pad_w), image = conv.padding, output_size(x, size, *conv[:3])
     padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h)).permute(0, 2, 3, 1).contiguous()
     shape = [len(x), *image, x.shape[1]]
     shape.insert(axis, size * size)
@@ -25,7 +25,7 @@ def gathered(x: Tensor, size: int, conv: ConvArguments, axis: int) -> Tensor:
 
 def scattered(columns: Iterable[Tensor], x: Tensor, size: int, conv: ConvArguments) -> Tensor:
     """The gradient to images ``x`` from those to what every tap reads, pixels and channels of each image."""
-    (b, channels, height, width), (pad_h, pad_w), image = x.shape, conv.padding, output_size(x, size, conv)
+    (b, channels, height, width), (pad_h, pad_w), image = x.shape, conv.padding, output_size(x, size, *conv[:3])
     padded = x.new_zeros(b, height + 2 * pad_h, width + 2 * pad_w, channels)
     for read, gradient in zip(_taps(padded, size, conv, image), columns, strict=True):
         read += gradient.view(b, *image, channels) if gradient.dim() == 3 else gradient
@@ -35,7 +35,7 @@ def scattered(columns: Iterable[Tensor], x: Tensor, size: int, conv: ConvArgumen
 
 def as_images(pixels: Tensor, x: Tensor, size: int, conv: ConvArguments) -> Tensor:
     """``(B, C, H_out, W_out)`` in the memory format of ``x`` from pixels of all channels, one after the other."""
-    y = pixels.view(len(x), *output_size(x, size, conv), -1).permute(0, 3, 1, 2)
+    y = pixels.view(len(x), *output_size(x, size, *conv[:3]), -1).permute(0, 3, 1, 2)
     return y.contiguous(memory_format=_memory_format(x))
 
 

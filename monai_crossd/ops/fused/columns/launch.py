@@ -10,7 +10,7 @@ from torch import Tensor
 from ..images.halves import PARTS, Ranges
 from ..images.turn import channels_last, turned
 from ..launches.replay import launch
-from ..sizes import cdiv, parts
+from ..sizes import cdiv, cut, parts
 from . import kernels
 
 __all__ = [
@@ -143,13 +143,10 @@ def launch_gradients(
     """
     (images, channels, *_), pixels = x.shape, size[0] * size[1]
     ds = torch.empty((images, 2, cdiv(pixels * channels, BLOCK_GRAD)), dtype=torch.float32, device=x.device)
+    of_images, of_all = factors
     for part in parts(images, 9 * pixels * channels, BUDGET):
-        rows, of_images = (
-            slice(part.start * pixels, part.stop * pixels),
-            None if factors[0] is None else factors[0][part],
-        )
-        of_part = None if dx is None else dx[part]
-        _launch_gradients(dz[rows], x[part], r[part], of_part, ds[part], size, geometry, (of_images, factors[1]))
+        rows, of_part = slice(part.start * pixels, part.stop * pixels), (cut(of_images, part), of_all)
+        _launch_gradients(dz[rows], x[part], r[part], cut(dx, part), ds[part], size, geometry, of_part)
     return ds
 
 

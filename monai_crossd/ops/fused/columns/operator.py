@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...per_image import output_size
 from ..conv.operator import check_images
 from ..images.halves import measured
-from ..images.layout import empty_images, is_channels_last, output_size
+from ..images.layout import empty_images, is_channels_last
 from ..images.turn import channels_last
 from .launch import geometry
 from .passes import convolve_columns, gradients_of_columns
@@ -47,7 +48,7 @@ def fused_columns2d(
 
 def _empty(x: Tensor, U: Tensor, stride, padding, dilation) -> tuple[Tensor, Tensor]:
     """The result, and its derivative to the shift along depth."""
-    shape = (len(x), len(U), *output_size(x, U, stride, padding, dilation))
+    shape = (len(x), len(U), *output_size(x, U.shape[2], stride, padding, dilation))
     return empty_images(x, shape, is_channels_last(x)), empty_images(x, shape, True)
 
 

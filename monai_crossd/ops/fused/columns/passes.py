@@ -15,7 +15,7 @@ from ..images.halves import Ranges, largest
 from ..images.turn import turned
 from ..launches.replay import call
 from ..shift.operator import write_gradient_of_shift
-from ..sizes import parts
+from ..sizes import cut, parts
 from .launch import (
     Geometry,
     launch_columns,
@@ -69,11 +69,11 @@ def convolve_columns(
     if ranges is not None:
         scale, factor = launch_scales(ranges, *of_weight)
     for part in _parts(x, size):
-        z = launch_columns(x[part], r[part], size, geometry, _cut(scale, part))
+        z = launch_columns(x[part], r[part], size, geometry, cut(scale, part))
         deep = torch.empty((len(z), len(weight)), dtype=torch.float32, device=x.device)
         call(product, z, weight.t(), deep)
         del z
-        launch_depth(deep, r[part], _cut(factor, part), y[part], _cut(along, part))
+        launch_depth(deep, r[part], cut(factor, part), y[part], cut(along, part))
         del deep
 
 
@@ -91,16 +91,16 @@ def gradients_of_columns(
         largest_dy, (of_weight,) = largest(dy), found
         scale, times = launch_scales(ranges, of_weight, largest_dy)
     for part in _parts(x, size):
-        of_deep, of_dy, along_depth = launch_depth_gradient(dy[part], r[part], along[part], _cut(largest_dy, part))
+        of_deep, of_dy, along_depth = launch_depth_gradient(dy[part], r[part], along[part], cut(largest_dy, part))
         dz = torch.empty((len(of_deep), weight.shape[1]), dtype=x.dtype, device=x.device)  # of halves too: its range
         call(product, of_deep, weight, dz)
-        in_plane = launch_gradients(dz, x[part], r[part], _cut(dx, part), size, geometry, (of_dy, of_weight))
+        in_plane = launch_gradients(dz, x[part], r[part], cut(dx, part), size, geometry, (of_dy, of_weight))
         write_gradient_of_shift(along_depth, in_plane, r[part], dr[part])
         del dz  # before the columns come, which are as large
         if dU is not None:
             if dweight is None:
                 dweight = torch.empty(weight.shape, dtype=torch.float32, device=x.device)
-            z = launch_columns(x[part], r[part], size, geometry, _cut(scale, part))
+            z = launch_columns(x[part], r[part], size, geometry, cut(scale, part))
             call(add_product if part.start else product, of_deep.t(), z, dweight)
             del z
         del of_deep
@@ -111,7 +111,3 @@ def gradients_of_columns(
 def _parts(x: Tensor, size: tuple[int, int]) -> Iterator[slice]:
     """Parts of the batch whose columns stay below the budget."""
     return parts(x.shape[0], 9 * x.shape[1] * size[0] * size[1], BUDGET)
-
-
-def _cut(t: Tensor | None, part: slice) -> Tensor | None:
-    return None if t is None else t[part]

@@ -14,10 +14,12 @@ __all__ = ["mix_kernel", "unmix_m_kernel", "unmix_u_kernel"]
 @jit("n_rows", "share")
 def mix_kernel(
     u, m, k, bounds, k_factor, n_values, n_rows, share, rows, red,
-    S: tl.constexpr, UP: tl.constexpr, PITCH: tl.constexpr, TRANSPOSED: tl.constexpr, BOUNDS: tl.constexpr,
+    S: tl.constexpr, PITCH: tl.constexpr, TRANSPOSED: tl.constexpr, BOUNDS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``k[r, n] = sum_s m[r, s] u[n, s]`` for a block of ``n``, in the order of k, and a share of ``r = (b, t)``.
+
+    Rows of ``m`` are ``PITCH`` apart, with zeros from ``S`` on.
 
     With ``bounds``, partial maxima of ``|u|`` and of sums of ``|m|``, k is scaled, and its factor stored.
     """
@@ -27,10 +29,10 @@ def mix_kernel(
     if TRANSPOSED:  # n = (group, c, o), row of u = (group, o, c); any order of rows loads alike
         c = n // rows
         row = ((c // red) * rows + n % rows) * red + c % red
-    u_at = u + row[None, :] * UP + s[:, None]
+    u_at = u + row[None, :] * S + s[:, None]
     n_ok = (n < n_values)[None, :]
     if S <= BLOCK_S:
-        ut = tl.load(u_at, mask=n_ok & (s < UP)[:, None], other=0.0).to(tl.float32)  # (BLOCK_S, BLOCK_N), kept
+        ut = tl.load(u_at, mask=n_ok & (s < S)[:, None], other=0.0).to(tl.float32)  # (BLOCK_S, BLOCK_N), kept
     first = tl.program_id(1) * share
     scale = 1.0
     if bounds is not None:
@@ -49,7 +51,7 @@ def mix_kernel(
             acc = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
             for s0 in range(0, S, BLOCK_S):
                 mt = tl.load(m_at + s0, mask=r_ok & (s0 + s < PITCH)[None, :], other=0.0)
-                ut = tl.load(u_at + s0, mask=n_ok & (s0 + s < UP)[:, None], other=0.0).to(tl.float32)
+                ut = tl.load(u_at + s0, mask=n_ok & (s0 + s < S)[:, None], other=0.0).to(tl.float32)
                 acc = tl.dot(mt, ut, acc, input_precision=PRECISION)
         k_at = k + r.to(tl.int64)[:, None] * n_values + n[None, :]
         if bounds is not None:
@@ -98,8 +100,7 @@ def unmix_u_kernel(
 @jit("n_rows")
 def unmix_m_kernel(
     u, dk, dm, n_rows, n_values, share,
-    S: tl.constexpr, UP: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
+    S: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``dm[share of n, r, s] = sum_n dk[r, n] u[n, s]`` for a block of rows ``r`` of ``dk`` and a share of ``n``."""
     r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -114,14 +115,10 @@ def unmix_m_kernel(
         at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
         dkt = tl.load(at, mask=r_ok[:, None] & n_ok[None, :], other=0.0)
         if HALF:
-            ut = tl.load(u + n[None, :] * UP + s[:, None], mask=n_ok[None, :] & (s < UP)[:, None], other=0.0).to(
-                tl.float32
-            )
+            ut = tl.load(u + n[None, :] * S + s[:, None], mask=n_ok[None, :] & s_ok[:, None], other=0.0).to(tl.float32)
             acc = _product(ut, tl.trans(dkt), acc, PRECISION)
         else:
-            ut = tl.load(u + n[:, None] * UP + s[None, :], mask=n_ok[:, None] & (s < UP)[None, :], other=0.0).to(
-                tl.float32
-            )
+            ut = tl.load(u + n[:, None] * S + s[None, :], mask=n_ok[:, None] & s_ok[None, :], other=0.0).to(tl.float32)
             acc = tl.dot(dkt, ut, acc, input_precision=PRECISION)
     if HALF:
         acc = tl.trans(acc)

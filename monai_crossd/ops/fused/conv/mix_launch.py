@@ -61,9 +61,8 @@ def mix(
     share = cdiv(cdiv(batch * taps, block_r), max(1, 2 * PROGRAMS // columns)) * block_r
     launch(
         mix_kernel, (columns, cdiv(batch * taps, share)), U, M, k, bounds, factor, n, batch * taps, share, rows,
-        red, S=depth, UP=U.stride(1), PITCH=M.stride(1), TRANSPOSED=transposed,
-        BOUNDS=BOUNDS, **sizes, PRECISION=precision(dtype), num_warps=blocks.num_warps,
-        num_stages=blocks.num_stages,
+        red, S=depth, PITCH=M.stride(1), TRANSPOSED=transposed, BOUNDS=BOUNDS, **sizes, PRECISION=precision(dtype),
+        num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
     return Scaled(k, factor)
 
@@ -105,19 +104,7 @@ def unmix_m(U: Tensor, M: Tensor, dk: Tensor, blocks: Launch | None = None) -> T
     of_rows, of_depth = cdiv(rows, sizes["BLOCK_R"]), cdiv(depth, sizes["BLOCK_S"])
     share = cdiv(cdiv(n, cdiv(PROGRAMS, of_rows * of_depth)), block_n) * block_n
     dm = torch.empty((cdiv(n, share), batch, parts, taps, depth), dtype=torch.float32, device=U.device)
-    launch(
-        unmix_m_kernel,
-        (of_rows, len(dm), of_depth),
-        U,
-        dk,
-        dm,
-        rows,
-        n,
-        share,
-        UP=U.stride(1),
-        BLOCK_N=block_n,
-        **sizes,
-    )
+    launch(unmix_m_kernel, (of_rows, len(dm), of_depth), U, dk, dm, rows, n, share, BLOCK_N=block_n, **sizes)
     return dm
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...per_image import output_size
 from ..availability import available
 from ..images.halves import measured
-from ..images.layout import empty_images, is_channels_last, output_size
+from ..images.layout import empty_images, is_channels_last
 from ..images.turn import channels_last
 from ..shift.operator import aligned
 from . import passes
@@ -84,13 +85,14 @@ def check_images(x, U, stride, padding, dilation, groups: int) -> None:
         raise ValueError(f"`U` must be (C_out, C_in/groups, K, K, K), got {tuple(U.shape)} with groups={groups}.")
     if x.ndim != 4 or x.shape[1] != U.shape[1] * groups:
         raise ValueError(f"`x` must be (B, {U.shape[1] * groups}, H, W) to fit `U`, got {tuple(x.shape)}.")
-    if min(output_size(x, U, stride, padding, dilation)) < 1:
+    if min(output_size(x, U.shape[2], stride, padding, dilation)) < 1:
         raise ValueError(f"`x` must be larger than the kernel after padding, got {tuple(x.shape)} and K={U.shape[2]}.")
 
 
 def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     """What the operator does, without its dispatch."""
-    size, last, U, M = output_size(x, U, stride, padding, dilation), is_channels_last(x), U.contiguous(), aligned(M)
+    size, last = output_size(x, U.shape[2], stride, padding, dilation), is_channels_last(x)
+    U, M = U.contiguous(), aligned(M)
     way, y = passes.chosen_way(x, U, size, groups), empty_images(x, (len(x), len(U), *size), last)
     if way == "dense":
         convolve_each(x, passes.mixed(x, U, M, groups), y, stride, padding, dilation, groups)
@@ -139,7 +141,7 @@ _backward = torch.library.custom_op("monai_crossd::fused_conv2d_backward", backw
 
 @_forward.register_fake
 def _(x, U, M, stride, padding, dilation, groups):
-    shape = (x.shape[0], U.shape[0], *output_size(x, U, stride, padding, dilation))
+    shape = (x.shape[0], U.shape[0], *output_size(x, U.shape[2], stride, padding, dilation))
     return empty_images(x, shape, is_channels_last(x))
 
 

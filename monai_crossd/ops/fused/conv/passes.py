@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..columns.passes import is_small
 from ..images.halves import Ranges, halved, is_halved, largest
-from ..sizes import parts
+from ..sizes import cut, parts
 from .dense import is_dense
 from .launch import convolve as launch_convolution
 from .launch import kernel_grad
@@ -51,7 +51,7 @@ def convolve(x, U, M, ranges: Ranges | None, y, stride, padding, dilation, group
     with torch.cuda.device_of(x):
         for part in _chunks(U, x):
             k = mix(U, M[part], x.dtype, groups, bounds=bounds)
-            images = halved(x[part], None if largest is None else largest[part])
+            images = halved(x[part], cut(largest, part))
             launch_convolution(images, k, y[part], groups, stride, padding, dilation)
 
 
@@ -79,14 +79,14 @@ def gradients(
     of_dy = None if ranges is None else largest(dy)
     with torch.cuda.device_of(x):
         for part in _chunks(U, x, dy):
-            of_y = halved(dy[part], None if of_dy is None else of_dy[part])
+            of_y = halved(dy[part], cut(of_dy, part))
             if dx is not None:
                 k = mix(U, M[part], x.dtype, groups, transposed=True, bounds=bounds)
                 launch_convolution(of_y, k, dx[part], groups, stride, padding, dilation, transposed=True)
                 del k
             of_part = M.new_empty(0)
             if dU is not None or need_m:
-                images = halved(x[part], None if of_images is None else of_images[part])
+                images = halved(x[part], cut(of_images, part))
                 dk = kernel_grad(images, of_y, U.shape[2], stride, padding, dilation, groups)
                 if dU is not None:
                     unmix_u(M[part], dk, dU, add=part.start > 0)

@@ -1,4 +1,4 @@
-"""Size and memory format of images that come from others."""
+"""Memory format of images that come from others."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["empty_images", "is_channels_last", "output_size"]
-
-
-def output_size(x: Tensor, U: Tensor, stride, padding, dilation) -> tuple[int, int]:
-    """Rows and columns of an output image."""
-    h, w = ((x.shape[2 + i] + 2 * padding[i] - dilation[i] * (U.shape[2] - 1) - 1) // stride[i] + 1 for i in (0, 1))
-    return h, w
+__all__ = ["empty_images", "is_channels_last"]
 
 
 def is_channels_last(x: Tensor) -> bool:

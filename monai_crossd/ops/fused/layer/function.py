@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...per_image import ConvArguments, apart, graph_of_gradients, grouped_conv, is_batched
+from ...per_image import ConvArguments, apart, graph_of_gradients, grouped_conv, is_batched, output_size
 from ...shift import rotation_to_shift, shift_operator, softmax_pool
 from ..columns.operator import fused_columns2d
 from ..conv import passes as fused_conv
 from ..conv.dense import convolve_each
 from ..conv.operator import check_images, fused_conv2d
 from ..images.halves import is_halved
-from ..images.layout import empty_images, is_channels_last, output_size
+from ..images.layout import empty_images, is_channels_last
 from ..launches.replay import remembered, repeated
 from ..predictor import operator as fused_predictor
 from ..predictor.launch import Predictor
@@ -102,7 +102,7 @@ def _in_graph(
     mean, var = norm.running_mean, norm.running_var
     r = fused_predictor.fused_pool(x, w1, b1, mean, var, gamma, beta, w2, b2, training, momentum, norm.eps)
     images = x if padded is None else padded
-    size = output_size(images, weight, *conv[:3])
+    size = output_size(images, weight.shape[2], *conv[:3])
     if fused_conv.chosen_way(images, weight, size, conv.groups, True) == "columns":
         return fused_columns2d(images, weight, r, *conv[:3])
     operator = fused_operator.fused_shift_operator(r, weight.shape[-1])
@@ -180,7 +180,7 @@ def _way(x: Tensor, images: Tensor, U: Tensor, running: tuple[Tensor, ...], call
     mean, var = running[:2] or (None, None)
     fused_predictor.check(x, mean, var, call.training)
     check_images(images, U, *call.conv[:3], call.conv.groups)
-    size = output_size(images, U, *call.conv[:3])
+    size = output_size(images, U.shape[2], *call.conv[:3])
     way, last = fused_conv.chosen_way(images, U, size, call.conv.groups, True), is_channels_last(images)
     return _Way(way, size, last, object())
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...per_image import ConvArguments
+from ...per_image import ConvArguments, output_size
 from ..columns.launch import geometry
 from ..columns.passes import convolve_columns, gradients_of_columns
 from ..conv import passes as fused_conv
 from ..images.halves import Ranges, is_halved, measure, measured, shapes
-from ..images.layout import empty_images, is_channels_last, output_size
+from ..images.layout import empty_images, is_channels_last
 from ..images.turn import channels_last
 from ..predictor.launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
 from ..shift import operator as fused_operator
@@ -75,23 +75,23 @@ def launch_forward(
     """
     conv, size, same = call.conv, U.shape[-1], images is x
     x = channels_last(x)
-    shape = (len(x), len(U), *output_size(images, U, *conv[:3]))
+    shape = (len(x), len(U), *output_size(images, U.shape[2], *conv[:3]))
     layout = [*_state_layout(x, U, net, call), *_of_columns(way, shape, x, call)]
     state = x.new_empty(sum(_numbers(*part) for part in layout), dtype=torch.float32)
     _, r, stats, soft, h, *others = _split(state, layout)
-    operator = None if way == "columns" else operator_of(state, x, U)
+    operator, columns = operator_of(state, x, U), way == "columns"
     statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
-    if operator is not None:
+    if not columns:
         fused_operator.write_operator(r, operator, size)
-    if operator is not None and way == "dense":
+    if way == "dense":
         return [state, fused_conv.mixed(images, U, operator, conv.groups)]
     images = x if same else channels_last(images)
     measured_now = Ranges(*others[:2]) if call.halved and images.numel() > 0 else None
     if measured_now is not None:
-        measure(images, U, operator, measured_now)
+        measure(images, U, None if columns else operator, measured_now)
     y = empty_images(x, shape, last)
-    if operator is None:
+    if columns:
         along = others[-1].permute(0, 3, 1, 2) if call.keep else None
         convolve_columns(images, U, r, measured_now, y, along, geometry(*conv[:3]))
     else:
@@ -106,13 +106,13 @@ def launch_backward(
     conv, same, last = call.conv, images is x, is_channels_last(images)
     x, dy = channels_last(x), channels_last(dy)
     images = x if same else channels_last(images)
-    operator = None if way == "columns" else operator_of(state, x, U)
-    ranges = ranges_of(state, x, U, net, call) or measured(images, U, operator)
+    operator, columns = operator_of(state, x, U), way == "columns"
+    ranges = ranges_of(state, x, U, net, call) or measured(images, U, None if columns else operator)
     dimages = empty_images(x, images.shape, last) if needs.images else None
     dU = fused_conv.empty_weight_grad(way, dy, images, U) if needs.weight else None
     layout = [*_state_layout(x, U, net, call), *_of_columns(way, tuple(dy.shape), x, call)]
     _, r, *_, last_part = _split(state, layout)
-    if operator is None:
+    if columns:
         dr, along = torch.empty_like(r), last_part.permute(0, 3, 1, 2)
         gradients_of_columns(dy, images, U, r, ranges, along, dimages, dU, dr, geometry(*conv[:3]))
     else:
