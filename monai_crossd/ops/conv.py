@@ -39,7 +39,7 @@ def _backend(backend: str, pixels: int, kernel_size: int, channels: int = 0, cpu
             f"'{backend}'."
         )
     if not torch.jit.is_scripting():
-        if backend == "auto" and (torch.jit.is_tracing() or torch.compiler.is_exporting()):
+        if backend == "auto" and _leaves_python():
             return "unfold"
     if backend != "auto":
         return backend
@@ -53,13 +53,20 @@ def _backend(backend: str, pixels: int, kernel_size: int, channels: int = 0, cpu
     return "grouped"
 
 
+def _leaves_python() -> bool:
+    """Whether a graph is made for others than Python. ``torch.compiler.is_exporting`` says what its flag says, but up to
+    torch 2.11 within ``torch.compile`` always yes, which took compiled networks to the form for exports.
+    """
+    return torch.jit.is_tracing() or torch.compiler._is_exporting_flag
+
+
 @torch.jit.ignore
 def runs_fused(x: Tensor, weight: Tensor) -> bool:
     """Whether a layer on images ``x`` runs on the fused kernels of predictor, operator and convolution.
 
     They need a GPU and Triton, and real tensors: graphs that leave Python keep to torch's own operators.
     """
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if _leaves_python():
         return False
     return available(x) and x.dtype in _FUSED and weight.dtype in _FUSED and x.shape[0] > 0
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...per_image import ConvArguments, apart, graph_of_gradients, grouped_conv, is_batched, output_size
 from ...shift import rotation_to_shift, shift_operator, softmax_pool
 from ..columns.operator import fused_columns2d
+from ..columns.passes import is_small
 from ..conv import passes as fused_conv
 from ..conv.dense import convolve_each
 from ..conv.operator import check_images, fused_conv2d
@@ -103,7 +104,7 @@ def _in_graph(
     r = fused_predictor.fused_pool(x, w1, b1, mean, var, gamma, beta, w2, b2, training, momentum, norm.eps)
     images = x if padded is None else padded
     size = output_size(images, weight.shape[2], *conv[:3])
-    if fused_conv.chosen_way(images, weight, size, conv.groups, True) == "columns":
+    if is_small(weight, size[0] * size[1], conv.groups):  # `chosen_way` asks cuDNN besides, which a graph cannot hold
         return fused_columns2d(images, weight, r, *conv[:3])
     operator = fused_operator.fused_shift_operator(r, weight.shape[-1])
     return fused_conv2d(images, weight, operator, *conv[:3], conv.groups)
