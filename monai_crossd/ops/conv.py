@@ -54,8 +54,9 @@ def _backend(backend: str, pixels: int, kernel_size: int, channels: int = 0, cpu
 
 
 def _leaves_python() -> bool:
-    """Whether a graph is made for others than Python. ``torch.compiler.is_exporting`` says what its flag says, but up to
-    torch 2.11 within ``torch.compile`` always yes, which took compiled networks to the form for exports.
+    """Whether a graph is made for others than Python.
+
+    ``torch.compiler.is_exporting`` would say yes within every ``torch.compile`` up to torch 2.11.
     """
     return torch.jit.is_tracing() or torch.compiler._is_exporting_flag
 
