@@ -53,20 +53,6 @@ def test_agrees_with_the_plain_layer(training, padding_mode, channels_last):
         assert (one.double() - exact).norm() <= 1e-5 * exact.double().norm() + 1e-6
 
 
-@pytest.mark.parametrize(("side", "last"), [(12, "fused_conv2d"), (4, "fused_columns2d")])
-def test_compiled_graphs_hold_the_fused_operators(side, last):
-    torch._dynamo.reset()
-    names = []
-
-    def record(graph, _):
-        names.extend(str(node.target) for node in graph.graph.nodes if "monai_crossd" in str(node.target))
-        return graph.forward
-
-    conv, x = CrossDConv(64, 64, 3, padding=1).to(DEVICE), torch.randn(2, 64, side, side, device=DEVICE)
-    torch.compile(conv, backend=record, fullgraph=True)(x)
-    assert "predictor_pool" in names[0] and last in names[-1]
-
-
 def test_higher_derivatives_fall_back_on_plain_operators():
     conv = layer(padding=1)
     x = torch.randn(2, 4, 6, 6, device=DEVICE)

@@ -165,17 +165,3 @@ def test_an_empty_batch_and_second_derivatives():
     (dU,) = torch.autograd.grad(y.square().sum(), U, create_graph=True)
     with pytest.raises(RuntimeError, match="`fused_columns2d` has no second derivative"):
         torch.autograd.grad(dU.sum(), U)
-
-
-def test_graphs_take_columns(monkeypatch):
-    monkeypatch.setattr(columns, "PIXELS", 36)
-    layer = CrossDConv(4, 160, 3, padding=1).to(DEVICE)
-    torch.nn.init.normal_(layer.predictor[3].weight)
-    x, dy = torch.randn(2, 4, 6, 6, device=DEVICE), torch.randn(2, 160, 6, 6, device=DEVICE)
-    found = []
-    for function in (layer, torch.compile(copy.deepcopy(layer), backend="aot_eager", fullgraph=True)):
-        leaf = x.clone().requires_grad_()
-        y = function(leaf)
-        found.append([y, *torch.autograd.grad(y, [leaf, *(p for p in function.parameters() if p.ndim > 1)], dy)])
-    for one, expected in zip(*found, strict=True):
-        assert (one - expected).norm() <= 1e-5 * expected.norm()

@@ -1,36 +1,24 @@
 """A whole layer on images by Triton kernels: predictor, shift operator and convolution.
 
-In graphs these are operators of their own, ``fused_pool``, and then ``fused_shift_operator`` and ``fused_conv2d``, or
-``fused_columns2d``. In eager mode, where
-a small layer costs what Python takes to launch it, it is one autograd function whose launches ``replay`` records; for
-higher derivatives it falls back on torch's own operators.
+In graphs it is the operator of ``operator``. In eager mode, where a small layer costs what Python takes to launch it,
+it is an autograd function, which takes less; for higher derivatives it falls back on torch's own operators.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...per_image import ConvArguments, apart, graph_of_gradients, grouped_conv, is_batched, output_size
+from ...per_image import ConvArguments, apart, graph_of_gradients, grouped_conv, is_batched
 from ...shift import rotation_to_shift, shift_operator, softmax_pool
-from ..columns.operator import fused_columns2d
-from ..columns.passes import is_small
-from ..conv import passes as fused_conv
-from ..conv.dense import convolve_each
-from ..conv.operator import check_images, fused_conv2d
 from ..images.halves import is_halved
-from ..images.layout import empty_images, is_channels_last
-from ..launches.replay import remembered, repeated
-from ..predictor import operator as fused_predictor
-from ..predictor.launch import Predictor
-from ..shift import operator as fused_operator
-from ..sizes import precision
-from .backward import gradients_by_images, gradients_by_launches
-from .launch import Call, Needs, launch_forward
+from . import operator  # noqa: F401, registers it
+from .launch import Call, statistics_of
+from .passes import convolved, gradients
 
 __all__ = ["fused_layer"]
 
@@ -72,7 +60,7 @@ def fused_layer(
     call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled(), is_halved(x.dtype))
     if call.keep or _is_transformed():
         return _FusedLayer.apply(x, padded, weight, *net, running, call)
-    return _convolved(x, padded, weight, net, running, call)[0]
+    return convolved(x, padded, weight, net, running, call)[0]
 
 
 def _weight_and_bias(module: nn.Module) -> tuple[Any, Any]:
@@ -95,19 +83,21 @@ def _in_graph(
     x: Tensor, padded: Tensor | None, weight: Tensor, net: tuple[Tensor, ...], norm: nn.BatchNorm2d, training: bool,
     conv: ConvArguments,
 ) -> Tensor:  # fmt: skip
-    """The operators; what a graph does to running statistics it must see."""
-    w1, b1, gamma, beta, w2, b2 = net
-    momentum = norm.momentum
-    if momentum is None:
-        momentum = 1 / norm.num_batches_tracked.item() if norm.num_batches_tracked is not None else 0.0
-    mean, var = norm.running_mean, norm.running_var
-    r = fused_predictor.fused_pool(x, w1, b1, mean, var, gamma, beta, w2, b2, training, momentum, norm.eps)
-    images = x if padded is None else padded
-    size = output_size(images, weight.shape[2], *conv[:3])
-    if is_small(weight, size[0] * size[1], conv.groups):  # `chosen_way` asks cuDNN besides, which a graph cannot hold
-        return fused_columns2d(images, weight, r, *conv[:3])
-    operator = fused_operator.fused_shift_operator(r, weight.shape[-1])
-    return fused_conv2d(images, weight, operator, *conv[:3], conv.groups)
+    """The operator; what a graph does to running statistics it must see."""
+    mean, var, momentum = norm.running_mean, norm.running_var, norm.momentum
+    statistics = (None, None) if training else (mean, var)
+    moved = () if mean is None or var is None or not training else (mean, var)
+    keep = bool(moved) or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, *net)))
+    given = *conv[:3], conv.groups, training, norm.eps, keep
+    y, state = torch.ops.monai_crossd.fused_layer(x, padded, weight, *net, *statistics, *given)
+    if moved:
+        if momentum is None:
+            momentum = 1 / norm.num_batches_tracked.item() if norm.num_batches_tracked is not None else 0.0
+        with torch.no_grad():
+            found = statistics_of(state, len(x), net[0].shape[0], weight.shape[-1])
+            for running, of_batch in zip(moved, found, strict=True):
+                running.lerp_(of_batch.to(running.dtype), momentum)
+    return y
 
 
 def _is_transformed() -> bool:
@@ -119,7 +109,7 @@ class _FusedLayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x, padded, U, w1, b1, gamma, beta, w2, b2, running, call: Call):  # type: ignore[override]
         net = (w1, b1, gamma, beta, w2, b2)
-        y, state, ctx.way = _convolved(x, padded, U, net, running, call)
+        y, state, ctx.way = convolved(x, padded, U, net, running, call)
         if call.keep:
             statistics = (None, None) if call.training else running[:2]  # in training they change before backward
             ctx.save_for_backward(x, padded, U, *net, state, *statistics)  # not what was turned: memory is dearer
@@ -129,78 +119,12 @@ class _FusedLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         *inputs, state, mean, var = ctx.saved_tensors
-        call, (x, padded, *parameters) = ctx.call, inputs
-        of_x, of_padded, of_weight = ctx.needs_input_grad[:3]
+        call = ctx.call
         if torch.is_grad_enabled() or is_batched(dy):  # a graph of the gradients is wanted, or what can be batched
             with torch.enable_grad():
                 return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None
-        images = x if padded is None else padded
-        U, *net = _contiguous(parameters)
-        dy = dy if dy.dtype == x.dtype else dy.to(x.dtype)
-        needs = Needs(of_x, of_x if padded is None else of_padded, of_weight)
-        way, *_, key = ctx.way
-        arguments = ((key, needs, precision(x.dtype)), dy, x, images, U, net, state, call, needs)
-        dense = way == "dense"
-        dimages, dx, *others = gradients_by_images(*arguments) if dense else gradients_by_launches(way, *arguments)
-        return *((dimages, None) if padded is None else (dx, dimages)), *others, None, None
-
-
-class _Way(NamedTuple):
-    """How images are convolved, the size of the output, whether it is channels_last; and what tells all this apart."""
-
-    name: str
-    size: tuple[int, int]
-    last: bool
-    key: object
-
-
-def _convolved(
-    x: Tensor, padded: Tensor | None, U: Tensor, net: Sequence[Tensor], running: tuple[Tensor, ...], call: Call
-) -> tuple[Tensor, Tensor | None, _Way]:
-    """What the layer returns, its state if that is kept, and how images were convolved."""
-    images, conv = x if padded is None else padded, call.conv
-    U, *net = _contiguous((U, *net))
-    key = (call, torch.backends.cudnn.enabled, _images(x, images), _parameters(U, (*net, *running)))
-    way = remembered(key, lambda: _way(x, images, U, running, call))
-
-    def launches(x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-        found = launch_forward(x, images, way.last, way.name, U, Predictor(*rest[:6]), rest[6:], call)
-        return found if call.keep else found[1:]
-
-    *state, found = repeated(way.key, launches, x, images, U, *net, *running)
-    if way.name == "dense":
-        y = empty_images(images, (len(images), len(U), *way.size), way.last)
-        convolve_each(images, found, y, *conv[:3], conv.groups)
-    else:
-        y = found
-    return y, state[0] if state else None, way
-
-
-def _way(x: Tensor, images: Tensor, U: Tensor, running: tuple[Tensor, ...], call: Call) -> _Way:
-    """How images are convolved; what is wrong is refused."""
-    mean, var = running[:2] or (None, None)
-    fused_predictor.check(x, mean, var, call.training)
-    check_images(images, U, *call.conv[:3], call.conv.groups)
-    size = output_size(images, U.shape[2], *call.conv[:3])
-    way, last = fused_conv.chosen_way(images, U, size, call.conv.groups, True), is_channels_last(images)
-    return _Way(way, size, last, object())
-
-
-def _contiguous(parameters: Sequence[Tensor]) -> Sequence[Tensor]:
-    if all(map(Tensor.is_contiguous, parameters)):
-        return parameters
-    return [t.contiguous() for t in parameters]
-
-
-def _images(x: Tensor, images: Tensor) -> tuple[Any, ...]:
-    """What a record depends on of the images."""
-    kind = (x.device, x.shape, x.stride(), x.dtype, precision(x.dtype))
-    return kind if images is x else (*kind, images.shape, images.stride())
-
-
-def _parameters(U: Tensor, others: Sequence[Tensor]) -> tuple[Any, ...]:
-    """What a record depends on of the parameters."""
-    return U.device, U.shape, U.dtype, others[0].shape, *[t.dtype for t in others]
+        x, padded, U, *net = inputs
+        return *gradients(ctx.way, dy, x, padded, U, net, state, call, ctx.needs_input_grad[:3]), None, None
 
 
 def _plain_gradients(
@@ -212,6 +136,6 @@ def _plain_gradients(
     h = F.conv2d(x, w1.to(x.dtype), b1.to(x.dtype))
     h = F.batch_norm(h, mean, var, gamma, beta, call.training, 0.0, call.eps)
     r = softmax_pool(F.conv2d(F.relu(h), w2.to(h.dtype), b2.to(h.dtype)))
-    operator = shift_operator(rotation_to_shift(r.float()), U.shape[-1])
-    y = grouped_conv(x if padded is None else padded, U.to(x.dtype), operator.to(x.dtype), call.conv)
+    M = shift_operator(rotation_to_shift(r.float()), U.shape[-1])
+    y = grouped_conv(x if padded is None else padded, U.to(x.dtype), M.to(x.dtype), call.conv)
     return graph_of_gradients(y, separate, needed[: len(inputs)], dy)

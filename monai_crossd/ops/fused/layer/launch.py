@@ -32,6 +32,8 @@ __all__ = [
     "operator_of",
     "pooled_of",
     "ranges_of",
+    "state_size",
+    "statistics_of",
 ]
 
 
@@ -90,6 +92,8 @@ def launch_forward(
     measured_now = Ranges(*others[:2]) if call.halved and images.numel() > 0 else None
     if measured_now is not None:
         measure(images, U, None if columns else operator, measured_now)
+    if not is_halved(x.dtype):  # measured for a backward pass that may be allowed to halve
+        measured_now = None
     y = empty_images(x, shape, last)
     if columns:
         along = others[-1].permute(0, 3, 1, 2) if call.keep else None
@@ -186,6 +190,17 @@ def _state_layout(x: Tensor, U: Tensor, net: Predictor, call: Call) -> list[tupl
 def pooled_of(state: Tensor, x: Tensor, U: Tensor, net: Predictor, call: Call) -> Tensor:
     """What the predictor found, ``(B, 4)``, which comes second."""
     return _split(state, _state_layout(x, U, net, call))[1]
+
+
+def state_size(way: str, shape: tuple[int, ...], x: Tensor, U: Tensor, net: Predictor, call: Call) -> int:
+    """Numbers of float32 in the state of a layer with output images of a ``shape``."""
+    return sum(_numbers(*part) for part in [*_state_layout(x, U, net, call), *_of_columns(way, shape, x, call)])
+
+
+def statistics_of(state: Tensor, images: int, hidden: int, size: int) -> Tensor:
+    """Mean and variance of a batch, ``(2, hidden)``, which training left in a state after the operators and ``r``."""
+    start = images * (size**2 * fused_operator.pitch(size**3) + 4) + 2 * hidden
+    return state[start : start + 2 * hidden].view(2, hidden)
 
 
 def _of_columns(way: str, shape: tuple[int, ...], x: Tensor, call: Call) -> list[tuple[tuple[int, ...], torch.dtype]]:

@@ -1,0 +1,165 @@
+"""Layers in graphs of torch.compile against the same layers in eager mode: on a GPU, or in Triton's interpreter."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from monai_crossd.layers import CrossDConv
+from monai_crossd.ops.fused.availability import available
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = [
+    pytest.mark.usefixtures("ieee"),
+    pytest.mark.skipif(
+        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def anew():
+    torch._dynamo.reset()
+
+
+def layer(channels=4, outputs=17, **arguments):
+    """A layer whose images differ in their shifts and whose statistics are not at their start."""
+    conv = CrossDConv(channels, outputs, 3, **arguments)
+    nn.init.normal_(conv.predictor[3].weight)
+    conv.predictor[1].running_mean.normal_()
+    conv.predictor[1].running_var.uniform_(0.5, 2)
+    return conv.to(DEVICE)
+
+
+def in_both(conv, x, **arguments):
+    """Results of two calls in eager mode, and compiled: outputs, gradients, running statistics."""
+    found = []
+    for compiled in (False, True):
+        one = copy.deepcopy(conv)
+        run = torch.compile(one, fullgraph=True, backend="aot_eager", **arguments) if compiled else one
+        results = []
+        for images in (x, x.flip(0)):
+            leaf = images.clone().requires_grad_()
+            y = run(leaf)
+            grads = torch.autograd.grad(y, [leaf, *one.parameters()], torch.linspace(-1, 1, y.numel()).view_as(y).to(y))
+            results += [y.detach(), *grads]
+        found.append([*results, *one.buffers()])
+    return found
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "arguments", [{"stride": 2}, {"padding_mode": "reflect", "groups": 2}, {"dilation": 2}], ids=str
+)
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_compiled_is_eager(training, arguments, channels_last):
+    conv = layer(outputs=16, padding=1, **arguments).train(training)
+    x = torch.randn(3, 4, 7, 9, device=DEVICE)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    eager, compiled = in_both(conv, x)
+    assert_close(compiled, eager)
+    if "padding_mode" not in arguments:  # graphs pad in another memory format
+        assert compiled[0].stride() == eager[0].stride()
+
+
+@pytest.mark.parametrize("track", [True, False])
+def test_small_images_of_many_channels(track):
+    conv = layer(32, 80, padding=1)
+    if not track:
+        conv.predictor[1] = nn.BatchNorm2d(16, track_running_stats=False).to(DEVICE)
+    assert_close(*in_both(conv, torch.randn(3, 32, 4, 4, device=DEVICE)))
+
+
+def test_large_images_by_the_library(monkeypatch):
+    monkeypatch.setattr("monai_crossd.ops.fused.conv.passes.is_dense", lambda *_: True)
+    conv = layer(padding=1)
+    for channels_last in (torch.channels_last, torch.contiguous_format):
+        x = torch.randn(2, 4, 6, 6, device=DEVICE).contiguous(memory_format=channels_last)
+        assert_close(*in_both(conv, x))
+
+
+def test_batches_of_another_size_in_one_graph():
+    conv = layer(padding=1).eval()
+    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager", dynamic=True)
+    for shape in ((2, 4, 8, 9), (5, 4, 12, 10)):
+        x = torch.randn(shape, device=DEVICE)
+        assert_close(compiled(x), conv(x))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo asks for it
+def test_cumulative_average():
+    conv = layer(padding=1)
+    conv.predictor[1].momentum = None
+    eager, compiled = copy.deepcopy(conv), copy.deepcopy(conv)
+    for x in torch.randn(3, 2, 4, 6, 6, device=DEVICE):
+        eager(x)
+        torch.compile(compiled, backend="aot_eager")(x)
+    assert_close([*compiled.buffers()], [*eager.buffers()])
+
+
+def test_without_gradients_statistics_move():
+    conv = layer(padding=1)
+    eager, compiled = copy.deepcopy(conv), copy.deepcopy(conv)
+    x = torch.randn(2, 4, 6, 6, device=DEVICE)
+    with torch.no_grad():
+        assert_close(torch.compile(compiled, fullgraph=True, backend="aot_eager")(x), eager(x))
+    assert_close([*compiled.buffers()], [*eager.buffers()])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    conv, x = layer(padding=1), torch.randn(2, 4, 6, 6, device=DEVICE)
+    compiled = torch.compile(copy.deepcopy(conv), fullgraph=True, backend="aot_eager")
+    with torch.autocast(DEVICE, dtype):
+        ours, theirs = compiled(x), conv(x)
+    assert ours.dtype == dtype
+    assert_close(ours, theirs)
+
+
+def test_the_graph_holds_one_operator():
+    names = []
+
+    def record(graph, _):
+        names.extend(str(node.target) for node in graph.graph.nodes if "monai_crossd" in str(node.target))
+        return graph.forward
+
+    torch.compile(layer(padding=1), backend=record, fullgraph=True)(torch.randn(2, 4, 9, 9, device=DEVICE))
+    assert names == ["monai_crossd.fused_layer"]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_operator_keeps_torchs_rules(padded, training):
+    conv = layer(32, 80)
+    net = [p for one in (conv.predictor[0], conv.predictor[1], conv.predictor[3]) for p in one.parameters()]
+    statistics = (None, None) if training else (conv.predictor[1].running_mean, conv.predictor[1].running_var)
+    x = torch.randn(2, 32, 4, 4, device=DEVICE, requires_grad=True)
+    inputs = x, torch.randn(2, 32, 6, 6, device=DEVICE, requires_grad=True) if padded else None, conv.weight, *net
+    arguments = [1, 1], [0, 0] if padded else [1, 1], [1, 1], 1, training, 1e-5
+    checks = [
+        "test_schema",
+        "test_autograd_registration",
+        "test_faketensor",
+    ]  # none of numbers: a state has empty ones
+    operators = torch.ops.monai_crossd.fused_layer, torch.ops.monai_crossd.fused_layer_backward
+    torch.library.opcheck(operators[0], (*inputs, *statistics, *arguments, True), test_utils=checks)
+    with torch.no_grad():
+        y, state = operators[0](*inputs, *statistics, *arguments, True)
+        for need in ([True, padded, True], [False, padded, True], [True, False, False]):
+            backward = (torch.randn_like(y), *inputs, state, *arguments, need)
+            torch.library.opcheck(operators[1], backward)
+
+
+def test_second_derivatives_are_refused():
+    x = torch.randn(2, 4, 6, 6, device=DEVICE, requires_grad=True)
+    conv = layer()
+    net = [p for one in (conv.predictor[0], conv.predictor[1], conv.predictor[3]) for p in one.parameters()]
+    arguments = [1, 1], [0, 0], [1, 1], 1, True, 1e-5, True
+    y, _ = torch.ops.monai_crossd.fused_layer(x, None, conv.weight, *net, None, None, *arguments)
+    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"has no second derivative; call the layer without torch\.compile"):
+        dx.sum().backward()
