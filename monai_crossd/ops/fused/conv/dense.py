@@ -14,13 +14,16 @@ from ..sizes import precision
 
 __all__ = ["convolve_each", "gradients_of_each", "is_dense"]
 
-DENSE = 2**34  # multiplications of an image, 50 to 100 us of an H200: from there a call, some 70, takes no longer
+# multiplications of an image, by bytes of a value: 50 to 100 us of an H200, from where a call, some 70, takes no longer;
+# in 16 bits so many that the library's faster kernel makes up for a part of the GPU idle at the end of every image
+DENSE = {4: 2**34, 2: 2**36}
 
 
 def is_dense(x: Tensor, U: Tensor, pixels: int) -> bool:
     """Whether every image of ``x`` fills a GPU by itself, and its kernel is no larger than what it makes of it.
 
-    In 16 bits, and in TF32, which is halves, the kernels here are faster; but they count in 32 bits within an image.
+    In TF32, which is halves, and for contiguous images of 16 bits the kernels here are faster; but they count in 32 bits
+    within an image.
 
     Args:
         x: ``(B, C_in, H, W)``; those that are neither contiguous nor channels_last are not.
@@ -29,10 +32,11 @@ def is_dense(x: Tensor, U: Tensor, pixels: int) -> bool:
     """
     kernel = U.numel() // U.shape[2]
     wide = max(x[0].numel(), len(U) * pixels) >= 2**31
-    faster = x.dtype != torch.float32 or is_halved(x.dtype)
-    if not wide and (faster or kernel * pixels < DENSE or kernel > len(U) * pixels):
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    faster = is_halved(x.dtype) or (x.element_size() == 2 and not last)
+    if not wide and (faster or kernel * pixels < DENSE[x.element_size()] or kernel > len(U) * pixels):
         return False
-    known = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    known = last or x.is_contiguous()
     return known and x.is_cuda and torch.backends.cudnn.is_acceptable(x)
 
 

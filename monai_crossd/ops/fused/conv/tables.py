@@ -66,7 +66,7 @@ BOXES: list[tuple[int, int, Boxes | None]] = [
     (64, ANY, Boxes(64, 128, 64, 2, 4, 4)),
     (ANY, 64, None),  # bound by k
     (ANY, 256, Boxes(128, 256, 64, 1, 8, 4)),  # a tile holds all pixels, and reads k once
-    (ANY, 1024, Boxes(128, 128, 64, 2, 4, 3)),
+    (ANY, 16384, Boxes(128, 128, 64, 2, 4, 3)),
     (ANY, ANY, Boxes(128, 256, 64, 1, 8, 3)),  # most operations for each byte read
 ]
 # wgrad of images of few channels, whose columns are rows of a kernel: few columns, so that dy is read seldom

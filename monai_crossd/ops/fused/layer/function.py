@@ -86,16 +86,16 @@ def _in_graph(
     """The operator; what a graph does to running statistics it must see."""
     mean, var, momentum = norm.running_mean, norm.running_var, norm.momentum
     statistics = (None, None) if training else (mean, var)
-    moved = () if mean is None or var is None or not training else (mean, var)
-    keep = bool(moved) or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, *net)))
+    moves = training and mean is not None and var is not None
+    keep = moves or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, *net)))
     given = *conv[:3], conv.groups, training, norm.eps, keep
     y, state = torch.ops.monai_crossd.fused_layer(x, padded, weight, *net, *statistics, *given)
-    if moved:
+    if moves:
         if momentum is None:
             momentum = 1 / norm.num_batches_tracked.item() if norm.num_batches_tracked is not None else 0.0
         with torch.no_grad():
             found = statistics_of(state, len(x), net[0].shape[0], weight.shape[-1])
-            for running, of_batch in zip(moved, found, strict=True):
+            for running, of_batch in zip(cast("tuple[Tensor, ...]", (mean, var)), found, strict=True):
                 running.lerp_(of_batch.to(running.dtype), momentum)
     return y
 
