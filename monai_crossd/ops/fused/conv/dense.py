@@ -14,16 +14,16 @@ from ..sizes import precision
 
 __all__ = ["convolve_each", "gradients_of_each", "is_dense"]
 
-# multiplications of an image, by bytes of a value: 50 to 100 us of an H200, from where a call, some 70, takes no longer;
-# in 16 bits so many that the library's faster kernel makes up for a part of the GPU idle at the end of every image
+# multiplications of an image, by bytes of a value: 50 to 100 us of an H200, from where a call, some 70, takes no
+# longer; in 16 bits so many that the library's faster kernel makes up for what is idle at the end of every image
 DENSE = {4: 2**34, 2: 2**36}
 
 
 def is_dense(x: Tensor, U: Tensor, pixels: int) -> bool:
     """Whether every image of ``x`` fills a GPU by itself, and its kernel is no larger than what it makes of it.
 
-    In TF32, which is halves, and for contiguous images of 16 bits the kernels here are faster; but they count in 32 bits
-    within an image.
+    In TF32, which is halves, and for contiguous images of 16 bits the kernels here are faster; but they count in 32
+    bits within an image.
 
     Args:
         x: ``(B, C_in, H, W)``; those that are neither contiguous nor channels_last are not.
