@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from monai_crossd.layers import CrossDConv
 from monai_crossd.ops.fused.availability import available
@@ -30,9 +31,9 @@ def layer(**arguments):
     return conv.to(DEVICE)
 
 
-def results(conv, x, dy):
+def results(conv, x, dy, call=None):
     x = x.detach().requires_grad_()
-    y = conv(x)
+    y = (call or conv)(x)
     y.backward(dy.to(y.dtype))
     return [y, x.grad, *(p.grad for p in conv.parameters()), *conv.predictor[1].buffers()]
 
@@ -181,6 +182,40 @@ def test_without_gradients_all_is_the_same(training, size):
             assert torch.equal(other, y)
             for one, expected in zip(same.buffers(), conv.buffers(), strict=True):
                 assert torch.equal(one, expected)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_takes_checkpointing(reentrant):
+    conv = layer(padding=1)
+    conv.predictor[1].momentum = 0.0  # a checkpoint runs forward twice
+    x, dy = torch.randn(2, 4, 6, 6, device=DEVICE), torch.randn(2, 17, 6, 6, device=DEVICE)
+    *expected, _ = results(copy.deepcopy(conv), x, dy)
+    *actual, _ = results(conv, x, dy, lambda x: checkpoint(conv, x, use_reentrant=reentrant))
+    for one, other in zip(actual, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("size", [6, 2])  # by kernels, by columns
+def test_autocast_casts_images_alone(size):
+    conv = layer(padding=1)
+    x, dy = torch.randn(2, 4, size, size, device=DEVICE), torch.randn(2, 17, size, size, device=DEVICE)
+    expected = results(copy.deepcopy(conv), x.bfloat16(), dy)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        actual = results(conv, x, dy)
+    assert actual[0].dtype == torch.bfloat16
+    for one, other in zip(actual, expected, strict=True):
+        assert torch.equal(one, other.to(one.dtype))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_images(training):
+    conv = layer(padding=1).train(training)
+    before = copy.deepcopy(conv.predictor[1])
+    y, dx, *others = results(conv, torch.empty(0, 4, 9, 9, device=DEVICE), torch.empty(0, 17, 9, 9, device=DEVICE))
+    assert y.shape == (0, 17, 9, 9) and dx.shape == (0, 4, 9, 9)
+    assert not any(grad.any() for grad in others[:-3])
+    assert torch.equal(conv.predictor[1].running_mean, before.running_mean)
+    assert torch.equal(conv.predictor[1].running_var, before.running_var)
 
 
 def test_forward_derivatives_and_vmap_are_refused():

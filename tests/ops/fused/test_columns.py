@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from mixed_columns import by_columns
 
 from monai_crossd import CrossDConv
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.columns import launch as columns_launch
 from monai_crossd.ops.fused.columns import passes as columns
-from monai_crossd.ops.fused.columns.operator import fused_columns2d
 from monai_crossd.ops.fused.columns.passes import is_small
 from monai_crossd.ops.fused.conv import passes as fused_conv
 from monai_crossd.ops.fused.launches import replay
@@ -62,7 +62,7 @@ def test_is_the_convolution(monkeypatch, shape, outputs, conv, memory_format, dt
     r = torch.randn(shape[0], 4, device=DEVICE)
     dy = torch.randn_like(each(x.float(), U, r, *conv))
     expected = gradients(each, x.double(), U.double(), r.double(), dy.double(), *conv)
-    actual = gradients(fused_columns2d, x, U, r, dy, *conv)
+    actual = gradients(by_columns, x, U, r, dy, *conv)
     for one, exact in zip(actual, expected, strict=True):
         assert (one.double() - exact).norm() <= TOLERANCE[dtype] * exact.norm()
     assert actual[0].is_contiguous(memory_format=memory_format)
@@ -73,10 +73,10 @@ def test_is_the_convolution(monkeypatch, shape, outputs, conv, memory_format, dt
 def test_parts_of_a_batch_add_up(monkeypatch, dtype):
     x, r = torch.randn(5, 4, 6, 6, device=DEVICE).to(dtype), torch.randn(5, 4, device=DEVICE)
     U, dy = torch.randn(8, 4, 3, 3, 3, device=DEVICE), torch.randn(5, 8, 4, 4, device=DEVICE)
-    whole = gradients(fused_columns2d, x, U, r, dy)
+    whole = gradients(by_columns, x, U, r, dy)
     monkeypatch.setattr(columns, "BUDGET", 2 * 4 * 9 * 16)  # two images
     monkeypatch.setattr(columns_launch, "BUDGET", 4 * 9 * 16)  # one image of them
-    for one, expected in zip(gradients(fused_columns2d, x, U, r, dy), whole, strict=True):
+    for one, expected in zip(gradients(by_columns, x, U, r, dy), whole, strict=True):
         assert (one - expected).norm() <= TOLERANCE[dtype] * expected.norm()
 
 
@@ -137,31 +137,3 @@ def test_images_smaller_than_their_kernels_take_columns():
     x = torch.empty(2, 512, 7, 7)
     assert fused_conv.chosen_way(x, U, (7, 7), 1, True) == "columns"
     assert fused_conv.chosen_way(x, U, (7, 7), 1) == fused_conv.chosen_way(x[:0], U, (7, 7), 1, True) == "kernels"
-
-
-def test_what_has_no_columns_is_refused():
-    x, U, r = (torch.zeros(shape, device=DEVICE) for shape in ((2, 4, 6, 6), (8, 4, 2, 2, 2), (2, 4)))
-    with pytest.raises(ValueError, match=r"Columns need kernels of size 3, got 2; choose `fused_conv2d`\."):
-        fused_columns2d(x, U, r)
-
-
-def test_operator_keeps_torchs_rules():
-    x, U, r = torch.randn(2, 4, 5, 5), torch.randn(6, 4, 3, 3, 3), torch.randn(2, 4)
-    inputs, arguments = [t.to(DEVICE).requires_grad_() for t in (x, U, r)], ((1, 1), (1, 1), (1, 1))
-    torch.library.opcheck(torch.ops.monai_crossd.fused_columns2d, (*inputs, *arguments))
-    with torch.no_grad():
-        y, along = torch.ops.monai_crossd.fused_columns2d(*inputs, *arguments)
-        for need in ([True, True, True], [False, True, True], [True, False, True]):
-            backward = (torch.randn_like(y), *inputs, along, *arguments, need)
-            torch.library.opcheck(torch.ops.monai_crossd.fused_columns2d_backward, backward)
-
-
-def test_an_empty_batch_and_second_derivatives():
-    U = torch.randn(6, 4, 3, 3, 3, device=DEVICE, requires_grad=True)
-    x, r = torch.zeros(0, 4, 5, 5, device=DEVICE), torch.zeros(0, 4, device=DEVICE)
-    y = fused_columns2d(x, U, r, padding=(1, 1))
-    assert y.shape == (0, 6, 5, 5) and not torch.autograd.grad(y.sum(), U)[0].any()
-    y = fused_columns2d(torch.randn(1, 4, 3, 3, device=DEVICE), U, torch.randn(1, 4, device=DEVICE))
-    (dU,) = torch.autograd.grad(y.square().sum(), U, create_graph=True)
-    with pytest.raises(RuntimeError, match="`fused_columns2d` has no second derivative"):
-        torch.autograd.grad(dU.sum(), U)

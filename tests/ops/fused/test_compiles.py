@@ -17,7 +17,7 @@ from monai_crossd.ops.fused.images import halves, turn
 from monai_crossd.ops.fused.layer.launch import Call, Needs, launch_backward, launch_forward
 from monai_crossd.ops.fused.predictor import launch as predictor_launch
 from monai_crossd.ops.fused.predictor.launch import Predictor
-from monai_crossd.ops.fused.shift import operator
+from monai_crossd.ops.fused.shift import launch as shift_launch
 from monai_crossd.ops.per_image import ConvArguments
 
 triton = pytest.importorskip("triton", reason="Triton is missing")
@@ -34,7 +34,7 @@ OPTIONS = ("num_warps", "num_stages")
 def launches(monkeypatch):
     """What would be launched."""
     seen = []
-    for module in (columns_launch, operator, conv_launch, halves, mix_launch, predictor_launch, rows, turn):
+    for module in (columns_launch, conv_launch, halves, mix_launch, predictor_launch, rows, shift_launch, turn):
         monkeypatch.setattr(module, "launch", lambda kernel, grid, *args, **named: seen.append((kernel, args, named)))
     return seen
 

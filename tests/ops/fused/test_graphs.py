@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from monai_crossd.ops.fused.launches import graphs, replay
+from monai_crossd.ops.fused.shift.launch import write_operator
 
 DEVICE = torch.device("cuda", 0)
 
@@ -31,8 +32,6 @@ def done(monkeypatch):
 
 def operators(r):
     """Shift operators by one launch."""
-    from monai_crossd.ops.fused.shift.operator import write_operator
-
     operator = r.new_empty((len(r), 9, 27))
     write_operator(r, operator, 3)
     return [operator]

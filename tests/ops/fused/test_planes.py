@@ -9,14 +9,14 @@ import torch
 from predictors import DEVICE, plain, pool, predictor
 from torch import nn
 
+from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.predictor import launch as predictor_launch
-from monai_crossd.ops.fused.predictor import operator as fused
 from monai_crossd.ops.fused.predictor import planes_kernels
 
 pytestmark = [
     pytest.mark.usefixtures("ieee"),
     pytest.mark.skipif(
-        not fused.available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
+        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
     ),
 ]
 

@@ -8,6 +8,7 @@ import torch
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.columns.products import add_product, product
 from monai_crossd.ops.fused.launches import replay
+from monai_crossd.ops.fused.shift.launch import write_gradient, write_operator
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [
@@ -20,8 +21,6 @@ pytestmark = [
 
 def operators(r):
     """Shift operators by one launch."""
-    from monai_crossd.ops.fused.shift.operator import write_operator
-
     operator = r.new_empty((len(r), 9, 27))
     write_operator(r, operator, 3)
     return operator
@@ -29,8 +28,6 @@ def operators(r):
 
 def gradients(r, steps=3):
     """A chain through temporary tensors: each operator is the gradient from which the next numbers come."""
-    from monai_crossd.ops.fused.shift.operator import write_gradient
-
     for _ in range(steps):
         found = torch.empty_like(r)
         write_gradient(operators(r)[None, :, None], r, found, 3)
@@ -120,8 +117,6 @@ def test_results_of_one_call_outlive_the_next():
 
 def test_temporary_tensors_that_live_together_do_not_overlap():
     def function(r):
-        from monai_crossd.ops.fused.shift.operator import write_gradient
-
         first, second, found = operators(r[:2]), operators(r[2:]), torch.empty_like(r)
         write_gradient(first[None, :, None], r[:2], found[:2], 3)
         write_gradient(second[None, :, None], r[2:], found[2:], 3)
@@ -158,8 +153,6 @@ def test_inputs_at_odd_addresses_are_called_as_they_are():
 
 def test_views_of_inputs_and_of_temporary_tensors_keep_their_place():
     def function(r):
-        from monai_crossd.ops.fused.shift.operator import write_gradient
-
         operator, found = operators(r[2:]), r.new_empty((6, 4))
         write_gradient(operator[:2][None, :, None], r[2:4], found[4:], 3)
         write_gradient(operator[2:][None, :, None], r[4:], found[2:4], 3)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..images.halves import Ranges, largest
 from ..images.turn import turned
 from ..launches.replay import call
-from ..shift.operator import write_gradient_of_shift
+from ..shift.launch import write_gradient_of_shift
 from ..sizes import cut, parts
 from .launch import (
     Geometry,

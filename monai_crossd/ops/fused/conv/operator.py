@@ -16,7 +16,7 @@ from ..availability import available
 from ..images.halves import measured
 from ..images.layout import empty_images, is_channels_last
 from ..images.turn import channels_last
-from ..shift.operator import aligned
+from ..shift.launch import aligned
 from . import passes
 from .dense import convolve_each, gradients_of_each
 

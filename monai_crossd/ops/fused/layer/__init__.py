@@ -1,1 +1,1 @@
-"""A whole layer on images: what eager mode calls, its launches, and its gradients."""
+"""A whole layer on images: what eager mode and graphs call, its launches, and its gradients."""

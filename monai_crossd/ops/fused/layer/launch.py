@@ -20,7 +20,7 @@ from ..images.halves import Ranges, is_halved, measure, measured, shapes
 from ..images.layout import empty_images, is_channels_last
 from ..images.turn import channels_last
 from ..predictor.launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
-from ..shift import operator as fused_operator
+from ..shift import launch as shift
 
 __all__ = [
     "Call",
@@ -85,7 +85,7 @@ def launch_forward(
     statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
     if not columns:
-        fused_operator.write_operator(r, operator, size)
+        shift.write_operator(r, operator, size)
     if way == "dense":
         return [state, fused_conv.mixed(images, U, operator, conv.groups)]
     images = x if same else channels_last(images)
@@ -132,7 +132,7 @@ def launch_shift_gradient(sums: Iterable[tuple[slice, Tensor]], r: Tensor, U: Te
     """Gradient to ``r`` from parts of the batch and partial sums of the gradient to their operators."""
     dr = torch.empty_like(r)
     for part, dm in sums:
-        fused_operator.write_gradient(dm, r[part], dr[part], U.shape[-1])
+        shift.write_gradient(dm, r[part], dr[part], U.shape[-1])
     return dr
 
 
@@ -168,7 +168,7 @@ def operator_of(state: Tensor, x: Tensor, U: Tensor) -> Tensor:
     """The shift operators ``(B, K*K, K*K*K)``, which come first in a state, unless images came from columns."""
     size = U.shape[-1]
     taps, depth = size**2, size**3
-    apart = fused_operator.pitch(depth)
+    apart = shift.pitch(depth)
     return state.as_strided((x.shape[0], taps, depth), (taps * apart, apart, 1))
 
 
@@ -178,7 +178,7 @@ def _state_layout(x: Tensor, U: Tensor, net: Predictor, call: Call) -> list[tupl
     """
     images, size, hidden = len(x), U.shape[-1], len(net.w1)
     first = [
-        (images, size**2, fused_operator.pitch(size**3)),
+        (images, size**2, shift.pitch(size**3)),
         (images, 4),
         (4 if call.training else 2, hidden),
         (3, images, 4),
@@ -199,7 +199,7 @@ def state_size(way: str, shape: tuple[int, ...], x: Tensor, U: Tensor, net: Pred
 
 def statistics_of(state: Tensor, images: int, hidden: int, size: int) -> Tensor:
     """Mean and variance of a batch, ``(2, hidden)``, which training left in a state after the operators and ``r``."""
-    start = images * (size**2 * fused_operator.pitch(size**3) + 4) + 2 * hidden
+    start = images * (size**2 * shift.pitch(size**3) + 4) + 2 * hidden
     return state[start : start + 2 * hidden].view(2, hidden)
 
 

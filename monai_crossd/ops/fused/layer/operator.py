@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...per_image import ConvArguments, output_size
-from ..conv.passes import chosen_way
+from ..conv import passes as fused_conv
 from ..images.layout import empty_images, is_channels_last
 from ..predictor.launch import Predictor
 from .launch import Call, state_size
@@ -64,7 +64,7 @@ def _(x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, stride, padding, dil
     images = x if padded is None else padded
     size = output_size(images, U.shape[2], *call.conv[:3])
     shape = (len(x), len(U), *size)
-    way = chosen_way(images, U, size, groups, True)
+    way = fused_conv.chosen_way(images, U, size, groups, True)
     kept = state_size(way, shape, x, U, Predictor(w1, b1, gamma, beta, w2, b2), call) if keep else 0
     return empty_images(images, shape, is_channels_last(images)), x.new_empty(kept, dtype=torch.float32)
 

@@ -14,8 +14,8 @@ from ..conv.dense import convolve_each
 from ..conv.operator import check_images
 from ..images.layout import empty_images, is_channels_last
 from ..launches.replay import remembered, repeated
+from ..predictor.check import check as check_predictor
 from ..predictor.launch import Predictor
-from ..predictor.operator import check as check_predictor
 from ..sizes import precision
 from .backward import gradients_by_images, gradients_by_launches
 from .launch import Call, Needs, launch_forward

@@ -30,10 +30,11 @@ That is at most ``2 N = 32`` operations for each element moved: bound by memory 
 - Besides, partial sums of about ``PROGRAMS`` programs: ``2 N`` numbers of each for the statistics, 12 for the pooling,
   ``6 N`` and ``(N + 1) C`` backward, or ``(5 + C) N`` and ``(1 + C) C`` for a few channels.
 
-``h`` is accumulated in float32 and stored as ``(B, N, P)`` in the dtype of ``x``, as torch stores a convolution's
-output; training statistics are those of the stored values. All else is float32, ``dy`` as it is stored too; all sums
-have a fixed order, and there are no atomics. Products of float32 are in TF32 where ``torch.backends.cudnn`` allows that
-for convolutions, else they use ``tf32x3``, which keeps about float32's accuracy on the matrix units.
+``W1`` is rounded to the dtype of ``x``; ``h`` is accumulated in float32 and stored as ``(B, N, P)`` in that dtype, as
+torch stores a convolution's output; training statistics are those of the stored values. All else is float32, ``dy`` as
+it is stored too; all sums have a fixed order, and there are no atomics. Products of float32 are in TF32 where
+``torch.backends.cudnn`` allows that for convolutions, else they use ``tf32x3``, which keeps about float32's accuracy on
+the matrix units.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""From the predictor's four numbers to the shift operator as one differentiable operator on Triton kernels."""
+"""Launches from the predictor's four numbers to the shift operator, and back."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,34 +10,13 @@ from ..launches.replay import launch
 from ..sizes import cdiv
 from . import kernels
 
-__all__ = ["aligned", "fused_shift_operator", "pitch", "write_gradient", "write_gradient_of_shift", "write_operator"]
+__all__ = ["aligned", "pitch", "write_gradient", "write_gradient_of_shift", "write_operator"]
 
 BLOCK = 256  # entries of an operator at a time: all 243 of K = 3
 BLOCK_T = 16  # partial sums read at once, by twice the threads: latency is all that an image costs, of code most of all
 WARPS = 8
 BLOCK_SUM = 64  # parts of a gradient that are added up at once
 LEAST = 16  # numbers that a matrix product takes
-
-
-def fused_shift_operator(r: Tensor, kernel_size: int) -> Tensor:
-    """``shift_operator(rotation_to_shift(r), kernel_size)`` in one launch.
-
-    Args:
-        r: ``(B, 4)``, float32, on a device that Triton runs on.
-        kernel_size: ``K``.
-
-    Returns:
-        ``(B, K*K, K*K*K)`` in float32.
-    """
-    return _operator(r, kernel_size)
-
-
-def forward(r: Tensor, kernel_size: int) -> Tensor:
-    """What the operator does, without its dispatch."""
-    operator = _empty(r, kernel_size)
-    if len(r) > 0:
-        write_operator(r.contiguous(), operator, kernel_size)
-    return operator
 
 
 def write_operator(r: Tensor, operator: Tensor, kernel_size: int) -> None:
@@ -67,18 +44,6 @@ def aligned(M: Tensor) -> Tensor:
     if M.stride() == (taps * apart, apart, 1):
         return M
     return F.pad(M, (0, apart - depth)).contiguous()[..., :depth]
-
-
-def _empty(r: Tensor, kernel_size: int) -> Tensor:
-    return r.new_empty((r.shape[0], kernel_size**2, kernel_size**3))
-
-
-def backward(grad: Tensor, r: Tensor, kernel_size: int) -> Tensor:
-    """Gradient to ``r``, without the operator's dispatch."""
-    dr = torch.empty_like(r, memory_format=torch.contiguous_format)
-    if len(r) > 0:
-        write_gradient(grad.contiguous()[None, :, None], r.contiguous(), dr, kernel_size)
-    return dr
 
 
 def write_gradient(grad: Tensor, r: Tensor, dr: Tensor, kernel_size: int) -> None:
@@ -112,30 +77,3 @@ def write_gradient_of_shift(along_depth: Tensor, in_plane: Tensor, r: Tensor, dr
             kernels.shift_grad_kernel, (len(r),), r, along_depth, in_plane, dr, along_depth.shape[1],
             in_plane.shape[2], BLOCK=BLOCK_SUM, num_warps=1,
         )  # fmt: skip
-
-
-_operator = torch.library.custom_op("monai_crossd::shift_operator", forward, mutates_args=())
-_operator.register_fake(_empty)
-_operator_backward = torch.library.custom_op("monai_crossd::shift_operator_backward", backward, mutates_args=())
-
-
-@_operator_backward.register_fake
-def _(grad: Tensor, r: Tensor, kernel_size: int) -> Tensor:
-    return torch.empty_like(r, memory_format=torch.contiguous_format)
-
-
-def _save(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-    r, ctx.kernel_size = inputs
-    ctx.save_for_backward(r)
-
-
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return _operator_backward(grad, *ctx.saved_tensors, ctx.kernel_size), None
-
-
-def _refuse(ctx: Any, *_: Any) -> None:
-    raise RuntimeError("`fused_shift_operator` has no second derivative; choose `shift_operator`, which has.")
-
-
-_operator.register_autograd(_differentiate, setup_context=_save)
-_operator_backward.register_autograd(_refuse)
