@@ -53,7 +53,7 @@ test-all: $(VENV)/.installed-test
 
 test-triton: $(VENV)/.installed-test
 	@$(PIP) triton
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/ops/fused tests/layers/test_fused.py tests/layers/test_fused_ddp.py
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/ops/fused tests/layers/test_fused*.py
 	$(BIN)/python -m pytest -n auto tests/ops/fused/test_compiles.py
 
 lint: $(VENV)/.installed-dev

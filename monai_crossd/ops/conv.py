@@ -69,7 +69,7 @@ def runs_fused(x: Tensor, weight: Tensor) -> bool:
     """
     if _leaves_python():
         return False
-    return available(x) and x.dtype in _FUSED and weight.dtype in _FUSED and x.shape[0] > 0
+    return available(x) and x.dtype in _FUSED and weight.dtype in _FUSED and x.numel() > 0
 
 
 def crossd_conv2d(

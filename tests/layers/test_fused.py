@@ -218,6 +218,11 @@ def test_no_images(training):
     assert torch.equal(conv.predictor[1].running_var, before.running_var)
 
 
+def test_images_without_pixels_are_refused_as_by_torch():
+    with pytest.raises(RuntimeError, match="size"):
+        layer(padding=2)(torch.empty(2, 4, 0, 3, device=DEVICE))
+
+
 def test_forward_derivatives_and_vmap_are_refused():
     conv, x = layer(padding=1), torch.randn(2, 4, 6, 6, device=DEVICE)
     for mode in (torch.enable_grad, torch.no_grad):
