@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .fused.availability import available
-from .per_image import ConvArguments, conv_per_image, grouped_conv, output_size
+from .per_image import ConvArguments, conv_per_image, output_size
 from .shift import shift_operator, shifted_kernels
 
 __all__ = ["crossd_conv2d", "crossd_conv_transpose2d", "runs_fused"]
@@ -174,7 +174,7 @@ def crossd_conv_transpose2d(
 
 
 def _eager(x: Tensor, weight: Tensor, s: Tensor, arguments: ConvArguments, form: str) -> Tensor:
-    """What needs no fixed graph: one dtype for all, then the form; compilers get the form of plain calls."""
+    """What needs no fixed graph: one dtype for all, then the form."""
     if form == "triton":
         # registers operators, which takes longer than all other imports here
         from .fused.conv.operator import fused_conv2d
@@ -186,5 +186,7 @@ def _eager(x: Tensor, weight: Tensor, s: Tensor, arguments: ConvArguments, form:
         x, weight = x.to(torch.get_autocast_dtype(kind)), weight.to(torch.get_autocast_dtype(kind))
     operator = shift_operator(s, weight.shape[-1]).to(weight.dtype)
     if torch.compiler.is_compiling():
-        return grouped_conv(x, weight, operator, arguments)
+        from .per_image.operator import conv_in_graph  # registers operators too
+
+        return conv_in_graph(x, weight, operator, arguments, form)
     return conv_per_image(x, weight, operator, arguments, form)

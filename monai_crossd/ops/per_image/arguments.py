@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["ConvArguments", "output_size"]
+__all__ = ["ConvArguments", "output_size", "transposed_size"]
 
 Pair = tuple[int, int]
 
@@ -29,3 +29,9 @@ def output_size(
     rows = (x.shape[2] + 2 * padding[0] - dilation[0] * (size - 1) - 1) // stride[0] + 1
     columns = (x.shape[3] + 2 * padding[1] - dilation[1] * (size - 1) - 1) // stride[1] + 1
     return rows, columns
+
+
+def transposed_size(x: Tensor, size: int, conv: ConvArguments) -> tuple[int, ...]:
+    """Rows and columns of a transposed convolution's output."""
+    axes = zip(x.shape[2:], conv.stride, conv.padding, conv.dilation, conv.output_padding, strict=True)
+    return tuple((n - 1) * by - 2 * pad + apart * (size - 1) + more + 1 for n, by, pad, apart, more in axes)

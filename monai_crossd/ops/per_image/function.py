@@ -12,7 +12,7 @@ from . import columns, each, grouped, matrices
 from .arguments import ConvArguments, output_size
 from .grouped import grouped_conv
 
-__all__ = ["apart", "conv_per_image", "graph_of_gradients", "is_batched"]
+__all__ = ["FORMS", "apart", "conv_per_image", "convolved", "gradients", "graph_of_gradients", "is_batched"]
 
 
 class _Form(NamedTuple):
@@ -58,9 +58,7 @@ def conv_per_image(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArgume
 class _PerImageConv(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, form: str) -> Tensor:
-        step = FORMS[form]
-        parts = [step.forward(x[part], weight, operator[part], conv) for part in _parts(x, weight, conv, form)]
-        y = _joined(parts)
+        y = convolved(x, weight, operator, conv, form)
         return torch.ops.aten._unsafe_view(y, y.shape)  # no view to autograd, so that it may be changed in place
 
     @staticmethod
@@ -77,17 +75,30 @@ class _PerImageConv(torch.autograd.Function):
                 x, weight, operator = apart(x, weight, operator)
                 y = grouped_conv(x, weight, operator, ctx.conv)
                 return *graph_of_gradients(y, (x, weight, operator), needed, dy), None, None
-        step, needs_x = FORMS[ctx.form], ctx.needs_input_grad[0]
-        dx, doperator, dweight = [], [], None
-        for part in _parts(x, weight, ctx.conv, ctx.form):
-            of_x, of_weight, of_operator = step.backward(dy[part], x[part], weight, operator[part], ctx.conv, needs_x)
-            of_weight = of_weight.view(weight.shape)
-            wide = of_weight.float() if of_weight.dtype.itemsize < 4 else of_weight  # so that 16-bit parts add up
-            dweight = wide if dweight is None else dweight + wide
-            dx.append(of_x)
-            doperator.append(of_operator)
-        assert dweight is not None
-        return _joined(dx) if needs_x else None, dweight.to(weight.dtype), _joined(doperator), None, None
+        return *gradients(dy, x, weight, operator, ctx.conv, ctx.form, ctx.needs_input_grad[0]), None, None
+
+
+def convolved(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, form: str) -> Tensor:
+    """The convolution, in parts; arguments as of :func:`conv_per_image`, and a contiguous ``weight``."""
+    forward = FORMS[form].forward
+    return _joined([forward(x[part], weight, operator[part], conv) for part in _parts(x, weight, conv, form)])
+
+
+def gradients(
+    dy: Tensor, x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, form: str, needs_x: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of :func:`convolved` to images, if they are needed, to the knowledge base and to the operators."""
+    backward = FORMS[form].backward
+    dx, doperator, dweight = [], [], None
+    for part in _parts(x, weight, conv, form):
+        of_x, of_weight, of_operator = backward(dy[part], x[part], weight, operator[part], conv, needs_x)
+        of_weight = of_weight.view(weight.shape)
+        wide = of_weight.float() if of_weight.dtype.itemsize < 4 else of_weight  # so that 16-bit parts add up
+        dweight = wide if dweight is None else dweight + wide
+        dx.append(of_x)
+        doperator.append(of_operator)
+    assert dweight is not None
+    return _joined(dx) if needs_x else None, dweight.to(weight.dtype), _joined(doperator)
 
 
 def is_batched(dy: Tensor) -> bool:

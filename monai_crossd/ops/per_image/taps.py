@@ -11,7 +11,7 @@ from torch import Tensor
 from ..memory import scratch
 from .arguments import ConvArguments, output_size
 
-__all__ = ["as_images", "gathered", "scattered"]
+__all__ = ["as_images", "gathered", "memory_format", "scattered"]
 
 
 def gathered(x: Tensor, size: int, conv: ConvArguments, axis: int) -> Tensor:
@@ -30,13 +30,13 @@ def scattered(columns: Iterable[Tensor], x: Tensor, size: int, conv: ConvArgumen
     for read, gradient in zip(_taps(padded, size, conv, image), columns, strict=True):
         read += gradient.view(b, *image, channels) if gradient.dim() == 3 else gradient
     dx = padded[:, pad_h : pad_h + height, pad_w : pad_w + width].permute(0, 3, 1, 2)
-    return dx.contiguous(memory_format=_memory_format(x))
+    return dx.contiguous(memory_format=memory_format(x))
 
 
 def as_images(pixels: Tensor, x: Tensor, size: int, conv: ConvArguments) -> Tensor:
     """``(B, C, H_out, W_out)`` in the memory format of ``x`` from pixels of all channels, one after the other."""
     y = pixels.view(len(x), *output_size(x, size, *conv[:3]), -1).permute(0, 3, 1, 2)
-    return y.contiguous(memory_format=_memory_format(x))
+    return y.contiguous(memory_format=memory_format(x))
 
 
 def _taps(padded: Tensor, size: int, conv: ConvArguments, image: tuple[int, int]) -> Iterator[Tensor]:
@@ -49,6 +49,7 @@ def _taps(padded: Tensor, size: int, conv: ConvArguments, image: tuple[int, int]
             yield padded[:, rows, first : first + (image[1] - 1) * stride_w + 1 : stride_w]
 
 
-def _memory_format(x: Tensor) -> torch.memory_format:
+def memory_format(x: Tensor) -> torch.memory_format:
+    """That of the results of images."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format

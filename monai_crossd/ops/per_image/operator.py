@@ -1,0 +1,90 @@
+"""The same as one operator, ``monai_crossd::conv_per_image``: what graphs of torch.compile have.
+
+A compiler that sees the parts makes kernels for a whole batch at once, which took a network up to fifty times as long
+as its plain one. Results have the memory format of the images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .arguments import ConvArguments, output_size, transposed_size
+from .function import convolved, gradients
+from .taps import memory_format
+
+__all__ = ["conv_in_graph"]
+
+_ARGUMENTS = "int[] stride, int[] padding, int[] dilation, bool transposed, int[] output_padding, int groups, str form"
+_OPERATOR = f"(Tensor x, Tensor weight, Tensor operator, {_ARGUMENTS}) -> Tensor"
+_GRADIENT = (
+    f"(Tensor dy, Tensor x, Tensor weight, Tensor operator, {_ARGUMENTS}, bool needs_x) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def conv_in_graph(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, form: str) -> Tensor:
+    """What ``conv_per_image`` is in a graph, with the same arguments."""
+    return torch.ops.monai_crossd.conv_per_image(x, weight, operator, *conv, form)
+
+
+def forward(x, weight, operator, stride, padding, dilation, transposed, output_padding, groups, form) -> Tensor:
+    """What the operator does, without its dispatch."""
+    conv = _conv(stride, padding, dilation, transposed, output_padding, groups)
+    return convolved(x, weight.contiguous(), operator, conv, form).contiguous(memory_format=memory_format(x))
+
+
+def backward(dy, x, weight, operator, stride, padding, dilation, transposed, output_padding, groups, form, needs_x):
+    """Gradients to images, empty where they are not needed, to the knowledge base and to the operators."""
+    conv = _conv(stride, padding, dilation, transposed, output_padding, groups)
+    dx, dweight, doperator = gradients(dy, x, weight.contiguous(), operator, conv, form, needs_x)
+    dx = x.new_empty(0) if dx is None else dx.contiguous(memory_format=memory_format(x))
+    return dx, dweight.contiguous(), doperator.contiguous()
+
+
+def _conv(stride, padding, dilation, transposed: bool, output_padding, groups: int) -> ConvArguments:
+    return ConvArguments(
+        tuple(stride), tuple(padding), tuple(dilation), transposed, tuple(output_padding), groups
+    )  # lists are what torch hands to operators
+
+
+_forward = torch.library.custom_op("monai_crossd::conv_per_image", forward, mutates_args=(), schema=_OPERATOR)
+_backward = torch.library.custom_op(
+    "monai_crossd::conv_per_image_backward", backward, mutates_args=(), schema=_GRADIENT
+)
+
+
+@_forward.register_fake
+def _(x, weight, operator, stride, padding, dilation, transposed, output_padding, groups, form):
+    conv = _conv(stride, padding, dilation, transposed, output_padding, groups)
+    size = weight.shape[-1]
+    image = transposed_size(x, size, conv) if transposed else output_size(x, size, *conv[:3])
+    outputs = weight.shape[1] * groups if transposed else weight.shape[0]
+    return torch.empty((x.shape[0], outputs, *image), dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+
+
+@_backward.register_fake
+def _(dy, x, weight, operator, stride, padding, dilation, transposed, output_padding, groups, form, needs_x):
+    dx = torch.empty_like(x, memory_format=memory_format(x)) if needs_x else x.new_empty(0)
+    return dx, *(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (weight, operator))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, operator, *ctx.arguments = inputs
+    ctx.save_for_backward(x, weight, operator)
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad
+    found = torch.ops.monai_crossd.conv_per_image_backward(dy, *ctx.saved_tensors, *ctx.arguments, needed[0])
+    wanted = (grad if need else None for grad, need in zip(found, needed, strict=False))
+    return *wanted, *(None,) * (len(needed) - len(found))
+
+
+def _refuse(ctx: Any, *_: Any) -> None:
+    raise RuntimeError("A layer in a graph has no second derivative; call the layer without torch.compile for one.")
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+_backward.register_autograd(_refuse)
