@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from monai_crossd.ops import crossd_conv2d, crossd_conv_transpose2d, per_image, shift_operator, shifted_kernels
+from monai_crossd.ops import crossd_conv2d, crossd_conv_transpose2d, shift_operator, shifted_kernels
 from monai_crossd.ops.per_image import ConvArguments, conv_per_image
+from monai_crossd.ops.per_image.function import PART
 
 ARGUMENTS = [
     dict(zip(("size", "stride", "padding", "dilation", "groups"), values, strict=True))
@@ -27,8 +28,7 @@ ALSO_TRANSPOSED = ["grouped", "unfold"]
 def batch_in(request, monkeypatch):
     """The batch in one call, and one image a call."""
     if request.param == "in parts":
-        for name, form in per_image.FORMS.items():
-            monkeypatch.setitem(per_image.FORMS, name, form._replace(bytes=1))
+        monkeypatch.setitem(PART, "cpu", 1)
 
 
 def inputs(batch=3, c0=6, c1=4, size=3, image=(11, 12), dtype=torch.float64):
@@ -152,9 +152,7 @@ def test_backward_keeps_no_kernels(backend):
     """What autograd saves is the three inputs, whatever the batch."""
     tensors, saved = inputs(8), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-        per_image.conv_per_image(
-            tensors[0], tensors[1], torch.randn(8, 9, 27).double(), per_image.ConvArguments(), backend
-        )
+        conv_per_image(tensors[0], tensors[1], torch.randn(8, 9, 27).double(), ConvArguments(), backend)
     assert sorted(saved) == sorted([tensors[0].numel(), tensors[1].numel(), 8 * 9 * 27])
 
 

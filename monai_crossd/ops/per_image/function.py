@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,23 +14,10 @@ from .grouped import grouped_conv
 
 __all__ = ["FORMS", "apart", "conv_per_image", "convolved", "gradients", "graph_of_gradients", "is_batched"]
 
-
-class _Form(NamedTuple):
-    """A part forward and backward, and bytes of its temporary tensors on a CPU."""
-
-    forward: Callable[..., Tensor]
-    backward: Callable[..., tuple[Tensor | None, Tensor, Tensor]]
-    bytes: int
-
-
-#: what the cache of a CPU holds; more where the knowledge base is turned for each part
-FORMS = {
-    "grouped": _Form(grouped.forward, grouped.backward, 8 << 20),
-    "each": _Form(each.forward, each.backward, 8 << 20),
-    "matrices": _Form(matrices.forward, matrices.backward, 32 << 20),
-    "columns": _Form(columns.forward, columns.backward, 8 << 20),
-}
-_PART_OF_GPU = 256 << 20  # what memory can spare
+#: a part of the batch forward and backward, by each form
+FORMS = {"grouped": grouped, "each": each, "matrices": matrices, "columns": columns}
+#: bytes of a part's temporary tensors: what caches of a CPU hold together, and what a GPU's memory can spare
+PART = {"cpu": 32 << 20, "cuda": 256 << 20}
 
 
 def conv_per_image(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, form: str) -> Tensor:
@@ -127,7 +114,7 @@ def _joined(parts: list[Any]) -> Tensor:
 
 def _parts(x: Tensor, weight: Tensor, conv: ConvArguments, form: str) -> Iterator[slice]:
     """Cut the batch so that a part's temporary tensors stay below the budget."""
-    budget = FORMS[form].bytes if x.device.type == "cpu" else _PART_OF_GPU
+    budget = PART.get(x.device.type, PART["cuda"])
     if form == "columns":
         h, w = output_size(x, weight.shape[-1], *conv[:3])
         numbers = x.shape[1] * weight[0, 0].numel() * h * w
