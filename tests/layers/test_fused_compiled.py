@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 from torch.testing import assert_close
 
@@ -117,6 +118,18 @@ def test_autocast(dtype):
     with torch.autocast(DEVICE, dtype):
         ours, theirs = compiled(x), conv(x)
     assert ours.dtype == dtype
+    assert_close(ours, theirs)
+
+
+def test_takes_checkpointing():
+    conv, x = layer(padding=1).eval(), torch.randn(2, 4, 6, 6, device=DEVICE, requires_grad=True)
+
+    def again(x):
+        return torch.utils.checkpoint.checkpoint(conv, x, use_reentrant=False)
+
+    compiled = torch.compile(again, fullgraph=True, backend="aot_eager")
+    inputs = (x, *conv.parameters())
+    ours, theirs = (torch.autograd.grad(run(x).square().sum(), inputs) for run in (compiled, conv))
     assert_close(ours, theirs)
 
 

@@ -29,24 +29,24 @@ def conv_in_graph(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArgumen
     return torch.ops.monai_crossd.conv_per_image(x, weight, operator, *conv, form)
 
 
-def forward(x, weight, operator, stride, padding, dilation, transposed, output_padding, groups, form) -> Tensor:
+def forward(x, weight, operator, *given) -> Tensor:
     """What the operator does, without its dispatch."""
-    conv = _conv(stride, padding, dilation, transposed, output_padding, groups)
-    return convolved(x, weight.contiguous(), operator, conv, form).contiguous(memory_format=memory_format(x))
+    *arguments, form = given
+    found = convolved(x, weight.contiguous(), operator, _conv(*arguments), form)
+    return found.contiguous(memory_format=memory_format(x))
 
 
-def backward(dy, x, weight, operator, stride, padding, dilation, transposed, output_padding, groups, form, needs_x):
+def backward(dy, x, weight, operator, *given) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to images, empty where they are not needed, to the knowledge base and to the operators."""
-    conv = _conv(stride, padding, dilation, transposed, output_padding, groups)
-    dx, dweight, doperator = gradients(dy, x, weight.contiguous(), operator, conv, form, needs_x)
-    dx = x.new_empty(0) if dx is None else dx.contiguous(memory_format=memory_format(x))
-    return dx, dweight.contiguous(), doperator.contiguous()
+    *arguments, form, needs_x = given
+    found = gradients(dy, x, weight.contiguous(), operator, _conv(*arguments), form, needs_x)
+    dx = x.new_empty(0) if found[0] is None else found[0].contiguous(memory_format=memory_format(x))
+    return dx, found[1].contiguous(), found[2].contiguous()
 
 
 def _conv(stride, padding, dilation, transposed: bool, output_padding, groups: int) -> ConvArguments:
-    return ConvArguments(
-        tuple(stride), tuple(padding), tuple(dilation), transposed, tuple(output_padding), groups
-    )  # lists are what torch hands to operators
+    """Of lists, which are what torch hands to operators."""
+    return ConvArguments(tuple(stride), tuple(padding), tuple(dilation), transposed, tuple(output_padding), groups)
 
 
 _forward = torch.library.custom_op("monai_crossd::conv_per_image", forward, mutates_args=(), schema=_OPERATOR)
@@ -56,17 +56,16 @@ _backward = torch.library.custom_op(
 
 
 @_forward.register_fake
-def _(x, weight, operator, stride, padding, dilation, transposed, output_padding, groups, form):
-    conv = _conv(stride, padding, dilation, transposed, output_padding, groups)
-    size = weight.shape[-1]
-    image = transposed_size(x, size, conv) if transposed else output_size(x, size, *conv[:3])
-    outputs = weight.shape[1] * groups if transposed else weight.shape[0]
-    return torch.empty((x.shape[0], outputs, *image), dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+def _(x, weight, operator, *given):
+    conv, size = _conv(*given[:-1]), weight.shape[-1]
+    image = transposed_size(x, size, conv) if conv.transposed else output_size(x, size, *conv[:3])
+    shape = x.shape[0], weight.shape[1] * conv.groups if conv.transposed else weight.shape[0], *image
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
 @_backward.register_fake
-def _(dy, x, weight, operator, stride, padding, dilation, transposed, output_padding, groups, form, needs_x):
-    dx = torch.empty_like(x, memory_format=memory_format(x)) if needs_x else x.new_empty(0)
+def _(dy, x, weight, operator, *given):
+    dx = torch.empty_like(x, memory_format=memory_format(x)) if given[-1] else x.new_empty(0)
     return dx, *(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (weight, operator))
 
 

@@ -31,24 +31,24 @@ _GRADIENT = (
 )
 
 
-def forward(x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, stride, padding, dilation, groups, training, eps, keep):  # fmt: skip # noqa: E501
+def forward(x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, *given) -> tuple[Tensor, Tensor]:
     """The convolution, and what backward needs if it is to be kept."""
-    call = _call(x, stride, padding, dilation, groups, training, eps, keep)
-    running = () if training else (mean, var, mean)  # the number of batches is for training
+    call = _call(x, *given)
+    running = () if call.training else (mean, var, mean)  # the number of batches is for training
     y, state, _ = convolved(x, padded, U, (w1, b1, gamma, beta, w2, b2), running, call)
     return y, x.new_empty(0, dtype=torch.float32) if state is None else state
 
 
-def backward(dy, x, padded, U, w1, b1, gamma, beta, w2, b2, state, stride, padding, dilation, groups, training, eps, need):  # fmt: skip # noqa: E501
+def backward(dy, x, padded, U, w1, b1, gamma, beta, w2, b2, state, *given) -> tuple[Tensor, ...]:
     """Gradients to images, padded images, the knowledge base and the predictor; those not needed are empty."""
-    call = _call(x, stride, padding, dilation, groups, training, eps, True)
-    net = (w1, b1, gamma, beta, w2, b2)
+    *arguments, need = given
+    call, net = _call(x, *arguments), (w1, b1, gamma, beta, w2, b2)
     way = way_of(x, x if padded is None else padded, U, net, call)
     found = gradients(way, dy, x, padded, U, net, state, call, need)
     return tuple(x.new_empty(0) if one is None else one for one in found)
 
 
-def _call(x: Tensor, stride, padding, dilation, groups: int, training: bool, eps: float, keep: bool) -> Call:
+def _call(x: Tensor, stride, padding, dilation, groups: int, training: bool, eps: float, keep: bool = True) -> Call:
     """Ranges are kept for all float32, so that a state's size does not depend on what cuDNN is allowed to."""
     conv = ConvArguments(tuple(stride), tuple(padding), tuple(dilation), groups=groups)
     return Call(conv, training, eps, None, keep, x.dtype == torch.float32)
@@ -59,19 +59,18 @@ _backward = torch.library.custom_op("monai_crossd::fused_layer_backward", backwa
 
 
 @_forward.register_fake
-def _(x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, stride, padding, dilation, groups, training, eps, keep):
-    call = _call(x, stride, padding, dilation, groups, training, eps, keep)
-    images = x if padded is None else padded
+def _(x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, *given):
+    call, images = _call(x, *given), x if padded is None else padded
     size = output_size(images, U.shape[2], *call.conv[:3])
     shape = (len(x), len(U), *size)
-    way = fused_conv.chosen_way(images, U, size, groups, True)
-    kept = state_size(way, shape, x, U, Predictor(w1, b1, gamma, beta, w2, b2), call) if keep else 0
+    way = fused_conv.chosen_way(images, U, size, call.conv.groups, True)
+    kept = state_size(way, shape, x, U, Predictor(w1, b1, gamma, beta, w2, b2), call) if call.keep else 0
     return empty_images(images, shape, is_channels_last(images)), x.new_empty(kept, dtype=torch.float32)
 
 
 @_backward.register_fake
-def _(dy, x, padded, U, w1, b1, gamma, beta, w2, b2, state, stride, padding, dilation, groups, training, eps, need):
-    images = x if padded is None else padded
+def _(dy, x, padded, U, w1, b1, gamma, beta, w2, b2, state, *given):
+    need, images = given[-1], x if padded is None else padded
     dimages = empty_images(x, images.shape, is_channels_last(images)) if need[padded is not None] else x.new_empty(0)
     dx = empty_images(x, x.shape, True) if padded is not None and need[0] else x.new_empty(0)
     of_images = (dimages, dx) if padded is None else (dx, dimages)
@@ -91,10 +90,8 @@ def _differentiate(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tenso
     needed = ctx.needs_input_grad
     if dy is None:
         return (None,) * len(needed)
-    *of_images, dU, dw1, db1, dgamma, dbeta, dw2, db2 = torch.ops.monai_crossd.fused_layer_backward(
-        dy, *ctx.saved_tensors, *ctx.arguments, list(needed[:3])
-    )
-    found = (*of_images, dU, dw1, db1, dgamma, dbeta, dw2, db2)
+    given = (*ctx.saved_tensors, *ctx.arguments, list(needed[:3]))
+    found = torch.ops.monai_crossd.fused_layer_backward(dy, *given)
     wanted = (grad if need else None for grad, need in zip(found, needed, strict=False))
     return *wanted, *(None,) * (len(needed) - len(found))
 
