@@ -67,6 +67,12 @@ def test_a_compiled_layer_is_the_eager_one(kind, arguments, side):
     assert names == ["monai_crossd.conv_per_image"]
 
 
+def test_images_smaller_than_the_kernel_are_refused():
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="`x` must be larger than the kernel after padding"):
+        torch.compile(CrossDConv(2, 4, 5), backend="aot_eager")(torch.randn(2, 2, 3, 3))
+
+
 def test_second_derivatives_are_refused():
     tensors = inputs(PLAIN)
     (dx,) = torch.autograd.grad(conv_in_graph(*tensors, PLAIN, "grouped").square().sum(), tensors[0], create_graph=True)

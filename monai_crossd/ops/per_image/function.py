@@ -12,7 +12,16 @@ from . import columns, each, grouped, matrices
 from .arguments import ConvArguments, output_size
 from .grouped import grouped_conv
 
-__all__ = ["FORMS", "apart", "conv_per_image", "convolved", "gradients", "graph_of_gradients", "is_batched"]
+__all__ = [
+    "FORMS",
+    "apart",
+    "check_images",
+    "conv_per_image",
+    "convolved",
+    "gradients",
+    "graph_of_gradients",
+    "is_batched",
+]
 
 #: a part of the batch forward and backward, by each form
 FORMS = {"grouped": grouped, "each": each, "matrices": matrices, "columns": columns}
@@ -36,9 +45,6 @@ def conv_per_image(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArgume
     Raises:
         ValueError: for images smaller than the kernel.
     """
-    if not conv.transposed and min(output_size(x, weight.shape[-1], *conv[:3])) < 1:
-        size, given = weight.shape[-1], tuple(x.shape)
-        raise ValueError(f"`x` must be larger than the kernel after padding, got {given} and kernel size {size}.")
     return _PerImageConv.apply(x, weight.contiguous(), operator, conv, form)
 
 
@@ -67,8 +73,16 @@ class _PerImageConv(torch.autograd.Function):
 
 def convolved(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments, form: str) -> Tensor:
     """The convolution, in parts; arguments as of :func:`conv_per_image`, and a contiguous ``weight``."""
+    check_images(x, weight, conv)
     forward = FORMS[form].forward
     return _joined([forward(x[part], weight, operator[part], conv) for part in _parts(x, weight, conv, form)])
+
+
+def check_images(x: Tensor, weight: Tensor, conv: ConvArguments) -> None:
+    """Refuse images that are smaller than the kernel."""
+    if not conv.transposed and min(output_size(x, weight.shape[-1], *conv[:3])) < 1:
+        size, given = weight.shape[-1], tuple(x.shape)
+        raise ValueError(f"`x` must be larger than the kernel after padding, got {given} and kernel size {size}.")
 
 
 def gradients(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .arguments import ConvArguments, output_size, transposed_size
-from .function import convolved, gradients
+from .function import check_images, convolved, gradients
 from .taps import memory_format
 
 __all__ = ["conv_in_graph"]
@@ -58,6 +58,7 @@ _backward = torch.library.custom_op(
 @_forward.register_fake
 def _(x, weight, operator, *given):
     conv, size = _conv(*given[:-1]), weight.shape[-1]
+    check_images(x, weight, conv)
     image = transposed_size(x, size, conv) if conv.transposed else output_size(x, size, *conv[:3])
     shape = x.shape[0], weight.shape[1] * conv.groups if conv.transposed else weight.shape[0], *image
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
