@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..in_graphs import refuse_second_derivative, where_needed
 from .arguments import ConvArguments, output_size, transposed_size
 from .function import check_images, convolved, gradients
 from .taps import memory_format
@@ -77,14 +78,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     needed = ctx.needs_input_grad
-    found = torch.ops.monai_crossd.conv_per_image_backward(dy, *ctx.saved_tensors, *ctx.arguments, needed[0])
-    wanted = (grad if need else None for grad, need in zip(found, needed, strict=False))
-    return *wanted, *(None,) * (len(needed) - len(found))
-
-
-def _refuse(ctx: Any, *_: Any) -> None:
-    raise RuntimeError("A layer in a graph has no second derivative; call the layer without torch.compile for one.")
+    given = (*ctx.saved_tensors, *ctx.arguments, needed[0])
+    return where_needed(torch.ops.monai_crossd.conv_per_image_backward(dy, *given), needed)
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
-_backward.register_autograd(_refuse)
+_backward.register_autograd(refuse_second_derivative)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...in_graphs import refuse_second_derivative, where_needed
 from ...per_image import ConvArguments, output_size
 from ..conv import passes as fused_conv
 from ..images.layout import empty_images, is_channels_last
@@ -91,14 +92,8 @@ def _differentiate(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tenso
     if dy is None:
         return (None,) * len(needed)
     given = (*ctx.saved_tensors, *ctx.arguments, list(needed[:3]))
-    found = torch.ops.monai_crossd.fused_layer_backward(dy, *given)
-    wanted = (grad if need else None for grad, need in zip(found, needed, strict=False))
-    return *wanted, *(None,) * (len(needed) - len(found))
-
-
-def _refuse(ctx: Any, *_: Any) -> None:
-    raise RuntimeError("A layer in a graph has no second derivative; call the layer without torch.compile for one.")
+    return where_needed(torch.ops.monai_crossd.fused_layer_backward(dy, *given), needed)
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
-_backward.register_autograd(_refuse)
+_backward.register_autograd(refuse_second_derivative)
