@@ -53,26 +53,36 @@ def as_markdown(timings: Sequence[Timing], run: dict[str, Any]) -> str:
         rows = [timing for timing in timings if timing.group == group]
         if not rows:
             continue
-        lines += [
-            f"### {title}{scaled}",
-            "",
-            "| input | arithmetic | work | competitor | ms (10 %, 90 %) | ratio | MiB | ratio |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
+        columns = ["input", "arithmetic", "work", "competitor", "ms (10 %, 90 %)", "ratio", "MiB", "ratio"]
+        kernels = any(row.kernel_milliseconds is not None for row in rows)
+        columns += ["kernels, ms", "ratio"] if kernels else []
+        lines += [f"### {title}{scaled}", "", _line(columns), "|---" * len(columns) + "|"]
         for row in rows:
-            lines.append(f"| {row.shape} | {row.setting} | {row.work} | {row.competitor} | {_cells(row, rows)} |")
+            cells = _cells(row, rows)
+            lines.append(_line([row.shape, row.setting, row.work, row.competitor, *cells[: len(columns) - 4]]))
         lines.append("")
     return "\n".join(lines)
 
 
-def _cells(row: Timing, rows: Sequence[Timing]) -> str:
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(row: Timing, rows: Sequence[Timing]) -> list[str]:
+    """Time, memory and kernels, each with its ratio to the plain competitor."""
     if row.milliseconds is None:
-        return f"{row.error} | | | "
-    base = _base(row, rows)
-    ratio = f"{row.milliseconds / base.milliseconds:.2f}" if base and base.milliseconds else ""
-    memory = f"{row.mebibytes:.0f}" if row.mebibytes is not None else ""
-    share = f"{row.mebibytes / base.mebibytes:.2f}" if base and base.mebibytes and row.mebibytes is not None else ""
-    return f"{row.milliseconds:.2f} ({row.low:.2f}, {row.high:.2f}) | {ratio} | {memory} | {share}"
+        return [row.error, *[""] * 5]
+    base = _base(row, rows) or Timing("", "", "", "", "")  # which has no times
+    time, *of_time = _with_ratio(row.milliseconds, base.milliseconds, 2)
+    memory = _with_ratio(row.mebibytes, base.mebibytes, 0)
+    kernels = _with_ratio(row.kernel_milliseconds, base.kernel_milliseconds, 2)
+    return [f"{time} ({row.low:.2f}, {row.high:.2f})", *of_time, *memory, *kernels]
+
+
+def _with_ratio(value: float | None, base: float | None, digits: int) -> list[str]:
+    if value is None:
+        return ["", ""]
+    return [f"{value:.{digits}f}", f"{value / base:.2f}" if base else ""]
 
 
 def _base(row: Timing, rows: Sequence[Timing]) -> Timing | None:

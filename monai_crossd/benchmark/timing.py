@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cases import Build, Case
+from .kernels import kernel_milliseconds
 
 __all__ = ["Setting", "Timing", "settings", "time_case"]
 
@@ -62,6 +63,7 @@ class Timing:
         low: 10th percentile.
         high: 90th percentile.
         mebibytes: peak of device memory with the module's and the input's own, None on a CPU.
+        kernel_milliseconds: of a GPU's kernels alone, None unless they are asked for.
         error: why there is no time.
     """
 
@@ -74,6 +76,7 @@ class Timing:
     low: float | None = None
     high: float | None = None
     mebibytes: float | None = None
+    kernel_milliseconds: float | None = None
     error: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def settings(device: torch.device, compiled: bool, group: str = "layers2d") -> l
     return plain + more
 
 
-def time_case(case: Case, setting: Setting, device: torch.device, repeats: int) -> list[Timing]:
+def time_case(case: Case, setting: Setting, device: torch.device, repeats: int, kernels: bool = False) -> list[Timing]:
     """Time forward (evaluation) and forward with backward (training) of every competitor.
 
     Args:
@@ -107,6 +110,7 @@ def time_case(case: Case, setting: Setting, device: torch.device, repeats: int) 
         setting: arithmetic.
         device: where.
         repeats: of every work and competitor, after a warm-up; two of those that take very long.
+        kernels: whether to time a GPU's kernels alone besides.
 
     Returns:
         A timing for every work and competitor; out of memory and other failures are errors in their place.
@@ -118,13 +122,15 @@ def time_case(case: Case, setting: Setting, device: torch.device, repeats: int) 
     ]
     with _arithmetic(setting):
         for work in ("forward", "training"):
-            timings += _in_turn(case, setting, device, work, repeats)
+            timings += _in_turn(case, setting, device, work, repeats, kernels)
             if device.type == "cuda" or case.steps:
                 _release(device)
     return timings
 
 
-def _in_turn(case: Case, setting: Setting, device: torch.device, work: str, repeats: int) -> list[Timing]:
+def _in_turn(
+    case: Case, setting: Setting, device: torch.device, work: str, repeats: int, kernels: bool
+) -> list[Timing]:
     """One work of all competitors: warmed up one after the other, then in rounds of one call each, which are timed.
 
     On a GPU the first rounds are not: what remembers addresses, as CUDA graphs do, meets those of all the others. And
@@ -161,6 +167,8 @@ def _in_turn(case: Case, setting: Setting, device: torch.device, work: str, repe
         if name in runs:
             low, middle, high = _spread(times[name][untimed:])
             row = replace(row, milliseconds=middle, low=low, high=high, mebibytes=memory[name])
+            if kernels:
+                row = replace(row, kernel_milliseconds=kernel_milliseconds(runs[name], device))
         timings.append(row)
     return timings
 

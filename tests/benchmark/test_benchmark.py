@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from monai_crossd import CrossDConv, crossd_resnet18
-from monai_crossd.benchmark import LiteralCrossDConv, __main__, cases, report, timing, with_literal_layers
+from monai_crossd.benchmark import LiteralCrossDConv, __main__, cases, kernels, report, timing, with_literal_layers
 from monai_crossd.benchmark.__main__ import main
 
 
@@ -111,7 +111,7 @@ def test_what_fails_does_not_stop_the_rest():
     rows = timing.time_case(case, timing.Setting("float32"), torch.device("cpu"), 1)
     errors = {(row.competitor, row.error) for row in rows}
     assert errors == {("Conv2d", ""), ("CrossDConv", "out of memory"), ("x", "not here")}
-    assert "| CrossDConv | out of memory | | " in report.as_markdown(rows, {})
+    assert "| CrossDConv | out of memory |  |  |" in report.as_markdown(rows, {})
 
 
 def test_what_fails_when_timed_does_not_stop_the_rest():
@@ -228,6 +228,36 @@ def test_ratios_are_of_one_run():
     assert "| CrossDConv | 3.00 (3.00, 3.00) | 1.50 |" in report.as_markdown(rows, {})
 
 
+def test_kernels_have_columns_where_they_were_timed():
+    rows = [
+        timing.Timing("networks", "1 x 1", "bf16", "forward", name, ms, ms, ms, 4.0, ms / 2)
+        for name, ms in (("plain", 2.0), ("Cross-D", 3.0))
+    ]
+    text = report.as_markdown(
+        [*rows, timing.Timing("networks", "1 x 1", "bf16", "forward", "literal", error="none")], {}
+    )
+    assert "| MiB | ratio | kernels, ms | ratio |" in text
+    assert "| Cross-D | 3.00 (3.00, 3.00) | 1.50 | 4 | 1.00 | 1.50 | 1.50 |" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    assert "kernels" not in report.as_markdown(
+        [timing.Timing("networks", "1", "bf16", "forward", "plain", 1, 1, 1)], {}
+    )
+
+
+def test_kernels_and_copies_of_a_trace_add_up():
+    kinds = ("kernel", "gpu_memcpy", "gpu_memset", "cuda_runtime", "cpu_op")
+    events = [{"cat": kind, "dur": 1000 * 2**i} for i, kind in enumerate(kinds)]
+    assert kernels.busy({"traceEvents": [*events, {"name": "process_name", "ph": "M"}]}) == 1 + 2 + 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_kernels_take_less_than_the_call():
+    x = torch.randn(1024, 1024, device="cuda")
+    run = lambda: x @ x  # noqa: E731
+    run()
+    assert 0 < kernels.kernel_milliseconds(run, torch.device("cuda")) < 100
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -243,6 +273,7 @@ def test_ratios_are_of_one_run():
             "`--competitors` must be among ACSConv, Conv2d, Conv3d, Cross-D, CrossDConv, literal",
         ),
         (["--device", "cuda"], "`--device cuda` needs a GPU that torch sees, got none"),
+        (["--kernels"], "`--kernels` needs a GPU that torch sees, got none; leave it out."),
     ],
 )
 def test_bad_arguments(arguments, message, capsys, monkeypatch):
