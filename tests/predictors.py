@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from fused import DEVICE
 from torch import nn
 
 from monai_crossd.layers.predictor import ShiftPredictor
@@ -16,8 +17,6 @@ from monai_crossd.ops.fused.predictor.launch import (
     write_gradients,
     write_pool,
 )
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def predictor(channels: int, dtype: torch.dtype = torch.float32) -> nn.Sequential:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from graphs import recorder
 from torch import nn
 from torch.testing import assert_close
 
@@ -47,12 +48,7 @@ def test_export(layer):
 def test_compiled_graphs_take_the_form_of_plain_calls():
     """Not the one for exports, which torch 2.11 says that every graph is for."""
     torch._dynamo.reset()
-    names = []
-
-    def record(graph, _):
-        names.extend(str(node.target) for node in graph.graph.nodes)
-        return graph.forward
-
+    names, record = recorder()
     layer, x = CrossDConv(2, 4, 3, padding=1), torch.randn(2, 2, 16, 16)
     assert_close(torch.compile(layer, backend=record, fullgraph=True)(x), layer(x))
     assert names and not any("unfold" in name for name in names)

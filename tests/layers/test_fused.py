@@ -6,29 +6,14 @@ import copy
 
 import pytest
 import torch
+from fused import DEVICE, layer, needs_kernels
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from monai_crossd.layers import CrossDConv
-from monai_crossd.ops.fused.availability import available
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [
     pytest.mark.usefixtures("ieee"),
-    pytest.mark.skipif(
-        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
-    ),
+    needs_kernels,
 ]
-
-
-def layer(**arguments):
-    """A layer whose images differ in their shifts and whose statistics are not at their start."""
-    conv = CrossDConv(4, 17, 3, **arguments)
-    for parameter in conv.predictor[3].parameters():
-        nn.init.normal_(parameter)
-    conv.predictor[1].running_mean.normal_()
-    conv.predictor[1].running_var.uniform_(0.5, 2)
-    return conv.to(DEVICE)
 
 
 def results(conv, x, dy, call=None):

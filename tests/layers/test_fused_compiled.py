@@ -7,33 +7,21 @@ import copy
 import pytest
 import torch
 import torch.utils.checkpoint
+from fused import DEVICE, layer, needs_kernels
+from graphs import our_operators, recorder
+from predictors import parameters
 from torch import nn
 from torch.testing import assert_close
 
-from monai_crossd.layers import CrossDConv
-from monai_crossd.ops.fused.availability import available
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [
     pytest.mark.usefixtures("ieee"),
-    pytest.mark.skipif(
-        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
-    ),
+    needs_kernels,
 ]
 
 
 @pytest.fixture(autouse=True)
 def anew():
     torch._dynamo.reset()
-
-
-def layer(channels=4, outputs=17, **arguments):
-    """A layer whose images differ in their shifts and whose statistics are not at their start."""
-    conv = CrossDConv(channels, outputs, 3, **arguments)
-    nn.init.normal_(conv.predictor[3].weight)
-    conv.predictor[1].running_mean.normal_()
-    conv.predictor[1].running_var.uniform_(0.5, 2)
-    return conv.to(DEVICE)
 
 
 def in_both(conv, x, **arguments):
@@ -134,30 +122,21 @@ def test_takes_checkpointing():
 
 
 def test_the_graph_holds_one_operator():
-    names = []
-
-    def record(graph, _):
-        names.extend(str(node.target) for node in graph.graph.nodes if "monai_crossd" in str(node.target))
-        return graph.forward
-
+    names, record = recorder()
     torch.compile(layer(padding=1), backend=record, fullgraph=True)(torch.randn(2, 4, 9, 9, device=DEVICE))
-    assert names == ["monai_crossd.fused_layer"]
+    assert our_operators(names) == ["monai_crossd.fused_layer"]
 
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_operator_keeps_torchs_rules(padded, training):
     conv = layer(32, 80)
-    net = [p for one in (conv.predictor[0], conv.predictor[1], conv.predictor[3]) for p in one.parameters()]
+    net = parameters(conv.predictor)
     statistics = (None, None) if training else (conv.predictor[1].running_mean, conv.predictor[1].running_var)
     x = torch.randn(2, 32, 4, 4, device=DEVICE, requires_grad=True)
     inputs = x, torch.randn(2, 32, 6, 6, device=DEVICE, requires_grad=True) if padded else None, conv.weight, *net
     arguments = [1, 1], [0, 0] if padded else [1, 1], [1, 1], 1, training, 1e-5
-    checks = [
-        "test_schema",
-        "test_autograd_registration",
-        "test_faketensor",
-    ]  # none of numbers: a state has empty ones
+    checks = ["test_schema", "test_autograd_registration", "test_faketensor"]  # not of numbers: states have empty ones
     operators = torch.ops.monai_crossd.fused_layer, torch.ops.monai_crossd.fused_layer_backward
     torch.library.opcheck(operators[0], (*inputs, *statistics, *arguments, True), test_utils=checks)
     with torch.no_grad():
@@ -170,7 +149,7 @@ def test_the_operator_keeps_torchs_rules(padded, training):
 def test_second_derivatives_are_refused():
     x = torch.randn(2, 4, 6, 6, device=DEVICE, requires_grad=True)
     conv = layer()
-    net = [p for one in (conv.predictor[0], conv.predictor[1], conv.predictor[3]) for p in one.parameters()]
+    net = parameters(conv.predictor)
     arguments = [1, 1], [0, 0], [1, 1], 1, True, 1e-5, True
     y, _ = torch.ops.monai_crossd.fused_layer(x, None, conv.weight, *net, None, None, *arguments)
     (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)

@@ -8,13 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
+from fused import DEVICE
 from torch import nn
 
 from monai_crossd import CrossDConv
 from monai_crossd.ops.fused import language
 from monai_crossd.ops.fused.availability import available
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def gradients(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from fused import DEVICE
 
 from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.conv import boxes
@@ -18,7 +19,6 @@ from monai_crossd.ops.fused.conv.launch import convolve
 from monai_crossd.ops.fused.conv.tables import BOXES, Boxes
 from monai_crossd.ops.fused.images.halves import Scaled
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAST = torch.channels_last
 needs_boxes = pytest.mark.skipif(
     not available(torch.empty(0, device=DEVICE)) or not boxes._described(torch.device(DEVICE)),

@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from fused import DEVICE, needs_kernels
 from mixed_columns import by_columns
 
 from monai_crossd import CrossDConv
-from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.columns import launch as columns_launch
 from monai_crossd.ops.fused.columns import passes as columns
 from monai_crossd.ops.fused.columns.passes import is_small
@@ -18,13 +18,10 @@ from monai_crossd.ops.fused.conv import passes as fused_conv
 from monai_crossd.ops.fused.launches import replay
 from monai_crossd.ops.shift import rotation_to_shift, shift_operator
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 pytestmark = [
     pytest.mark.usefixtures("ieee", "nothing_recorded"),
-    pytest.mark.skipif(
-        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
-    ),
+    needs_kernels,
 ]
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from fused import DEVICE, needs_kernels
 
 from monai_crossd import CrossDConv
 from monai_crossd.ops import shift_operator
-from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.conv import passes as fused_conv
 from monai_crossd.ops.fused.conv.dense import convolve_each, gradients_of_each, is_dense
 from monai_crossd.ops.fused.conv.operator import fused_conv2d
 from monai_crossd.ops.fused.launches import replay
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.usefixtures("ieee")
 
 
@@ -47,7 +46,7 @@ def test_only_large_images_on_a_gpu_are_dense():
         assert not is_dense(torch.empty(1, 384, 8, 8, device=DEVICE), U, 8 * 8)
 
 
-@pytest.mark.skipif(not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1")
+@needs_kernels
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_layer_is_the_same_either_way(memory_format, padding_mode, monkeypatch):

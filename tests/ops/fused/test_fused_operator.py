@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fused import DEVICE, needs_kernels
 from torch.testing import assert_close
 
 from monai_crossd.ops import rotation_to_shift, shift_operator
-from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.shift.launch import write_gradient, write_operator
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.skipif(
-    not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
-)
+pytestmark = needs_kernels
 
 
 class Launched(torch.autograd.Function):

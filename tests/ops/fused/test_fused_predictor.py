@@ -11,11 +11,11 @@ import copy
 
 import pytest
 import torch
+from fused import needs_kernels
 from predictors import DEVICE, launched, parameters, plain, pool, predictor
 from torch import nn
 from torch.testing import assert_close
 
-from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.predictor import launch as launches
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
@@ -25,9 +25,7 @@ SHAPES = [(3, 3, 1, 1), (2, 17, 7, 5), (1, 64, 7, 5), (2, 3, 33, 9), (1, 64, 33,
 
 pytestmark = [
     pytest.mark.usefixtures("ieee"),
-    pytest.mark.skipif(
-        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
-    ),
+    needs_kernels,
 ]
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fused import DEVICE, needs_kernels
 from mixed_columns import by_columns
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 from monai_crossd import CrossDConv
 from monai_crossd.ops import rotation_to_shift, shift_operator
-from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.columns import passes as columns
 from monai_crossd.ops.fused.conv import passes as fused_conv
 from monai_crossd.ops.fused.conv.mix_launch import mix
@@ -21,12 +21,9 @@ from monai_crossd.ops.fused.conv.operator import fused_conv2d
 from monai_crossd.ops.fused.images.halves import BOUNDS, halved, is_halved, largest, measured
 from monai_crossd.ops.fused.launches import replay
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [
     pytest.mark.usefixtures("nothing_recorded"),
-    pytest.mark.skipif(
-        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or its interpreter"
-    ),
+    needs_kernels,
 ]
 
 

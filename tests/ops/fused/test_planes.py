@@ -6,18 +6,16 @@ import copy
 
 import pytest
 import torch
+from fused import needs_kernels
 from predictors import DEVICE, plain, pool, predictor
 from torch import nn
 
-from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.predictor import launch as predictor_launch
 from monai_crossd.ops.fused.predictor import planes_kernels
 
 pytestmark = [
     pytest.mark.usefixtures("ieee"),
-    pytest.mark.skipif(
-        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
-    ),
+    needs_kernels,
 ]
 
 

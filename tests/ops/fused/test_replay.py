@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fused import DEVICE, needs_kernels
 
-from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.columns.products import add_product, product
 from monai_crossd.ops.fused.launches import replay
 from monai_crossd.ops.fused.shift.launch import write_gradient, write_operator
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [
     pytest.mark.usefixtures("nothing_recorded"),
-    pytest.mark.skipif(
-        not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
-    ),
+    needs_kernels,
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from fused import DEVICE
 from torch.testing import assert_close
 
 from monai_crossd.ops.fused import language
@@ -13,7 +14,6 @@ from monai_crossd.ops.fused.conv import launch as conv_launch
 from monai_crossd.ops.fused.conv.rows import kernels_from_rows, kernels_to_rows, rows_of, suits_rows
 from monai_crossd.ops.fused.images.halves import Scaled
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [
     pytest.mark.usefixtures("ieee"),
     pytest.mark.skipif(

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fused import DEVICE, needs_kernels
 from torch.testing import assert_close
 
-from monai_crossd.ops.fused.availability import available
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.skipif(
-    not available(torch.zeros(1, device=DEVICE)), reason="needs Triton, and CUDA or TRITON_INTERPRET=1"
-)
+pytestmark = needs_kernels
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
