@@ -6,14 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fused.availability import available
+from .fused.availability import DTYPES, available
 from .per_image import ConvArguments, conv_per_image, output_size
 from .shift import shift_operator, shifted_kernels
 
 __all__ = ["crossd_conv2d", "crossd_conv_transpose2d", "runs_fused"]
-
-_FUSED = (torch.float32, torch.float16, torch.bfloat16)  # dtypes that the fused kernels take
-
 
 _FEW_CHANNELS, _LARGE, _SMALL = 8, 2048, 256  # channels, and pixels of an output image, that forms are chosen by
 
@@ -69,7 +66,7 @@ def runs_fused(x: Tensor, weight: Tensor) -> bool:
     """
     if _leaves_python():
         return False
-    return available(x) and x.dtype in _FUSED and weight.dtype in _FUSED and x.numel() > 0
+    return available(x) and x.dtype in DTYPES and weight.dtype in DTYPES and x.numel() > 0
 
 
 def crossd_conv2d(

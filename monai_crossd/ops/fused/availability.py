@@ -8,8 +8,9 @@ import os
 import torch
 from torch import Tensor
 
-__all__ = ["INTERPRETED", "available"]
+__all__ = ["DTYPES", "INTERPRETED", "available"]
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # that the kernels take
 _TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 _known: dict[torch.device, bool] = {}

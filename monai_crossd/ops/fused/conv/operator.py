@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...in_graphs import where_needed
 from ...per_image import output_size
-from ..availability import available
+from ..availability import DTYPES, available
 from ..images.halves import measured
 from ..images.layout import empty_images, is_channels_last
 from ..images.turn import channels_last
@@ -22,7 +23,6 @@ from .dense import convolve_each, gradients_of_each
 
 __all__ = ["check_images", "fused_conv2d"]
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups"
 
 
@@ -76,7 +76,7 @@ def check_images(x, U, stride, padding, dilation, groups: int) -> None:
     """Refuse images and knowledge bases that the kernels cannot take."""
     if not available(x):
         raise RuntimeError(f"`fused_conv2d` needs Triton and a GPU, got `x` on {x.device}; choose backend 'grouped'.")
-    if x.dtype not in _DTYPES or U.dtype not in _DTYPES:
+    if x.dtype not in DTYPES or U.dtype not in DTYPES:
         raise ValueError(
             f"`x` and `U` must be float32, float16 or bfloat16, got {x.dtype} and {U.dtype}; choose backend 'grouped' "
             "for others."
@@ -157,9 +157,9 @@ def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    need = list(ctx.needs_input_grad[:3])
-    grads = torch.ops.monai_crossd.fused_conv2d_backward(dy, *ctx.saved_tensors, *ctx.arguments, need)
-    return (*(grad if needed else None for grad, needed in zip(grads, need, strict=True)), None, None, None, None)
+    needed = ctx.needs_input_grad
+    given = (*ctx.saved_tensors, *ctx.arguments, list(needed[:3]))
+    return where_needed(torch.ops.monai_crossd.fused_conv2d_backward(dy, *given), needed)
 
 
 def _differentiate_twice(ctx: Any, *grads: Tensor) -> None:
@@ -180,7 +180,7 @@ def _cast_images(kind: str) -> None:
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
     def rule(_: Any, x: Tensor, *others: Any) -> Tensor:
-        if x.dtype in _DTYPES:
+        if x.dtype in DTYPES:
             x = x.to(torch.get_autocast_dtype(kind))
         with torch._C._ExcludeDispatchKeyGuard(keys):
             return torch.ops.monai_crossd.fused_conv2d(x, *others)

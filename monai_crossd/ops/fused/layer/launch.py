@@ -177,14 +177,14 @@ def _state_layout(x: Tensor, U: Tensor, net: Predictor, call: Call) -> list[tupl
     to backward.
     """
     images, size, hidden = len(x), U.shape[-1], len(net.w1)
-    first = [
-        (images, size**2, shift.pitch(size**3)),
-        (images, 4),
-        (4 if call.training else 2, hidden),
-        (3, images, 4),
-    ]
+    first = [*_before_statistics(images, size), (4 if call.training else 2, hidden), (3, images, 4)]
     layout = [*((shape, torch.float32) for shape in first), (shape_h(x, hidden, call.keep), x.dtype)]
     return layout + [(shape, torch.float32) for shape in shapes(images)] if call.halved else layout
+
+
+def _before_statistics(images: int, size: int) -> list[tuple[int, ...]]:
+    """Shapes of shift operators and of ``r``, the first parts of a state."""
+    return [(images, size**2, shift.pitch(size**3)), (images, 4)]
 
 
 def pooled_of(state: Tensor, x: Tensor, U: Tensor, net: Predictor, call: Call) -> Tensor:
@@ -198,9 +198,9 @@ def state_size(way: str, shape: tuple[int, ...], x: Tensor, U: Tensor, net: Pred
 
 
 def statistics_of(state: Tensor, images: int, hidden: int, size: int) -> Tensor:
-    """Mean and variance of a batch, ``(2, hidden)``, which training left in a state after the operators and ``r``."""
-    start = images * (size**2 * shift.pitch(size**3) + 4) + 2 * hidden
-    return state[start : start + 2 * hidden].view(2, hidden)
+    """Mean and variance of a batch, ``(2, hidden)``, the last half of the statistics that training left in a state."""
+    start = sum(_numbers(shape, torch.float32) for shape in _before_statistics(images, size))
+    return state[start : start + 4 * hidden].view(4, hidden)[2:]
 
 
 def _of_columns(way: str, shape: tuple[int, ...], x: Tensor, call: Call) -> list[tuple[tuple[int, ...], torch.dtype]]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ..availability import available
+from ..availability import DTYPES, available
 
 __all__ = ["check"]
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def check(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, training: bool) -> None:
@@ -25,7 +22,7 @@ def check(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, tr
         RuntimeError: if the kernels do not run on ``x``.
         ValueError: if statistics are missing or one value per channel is to be normalized by itself.
     """
-    if not available(x) or x.dtype not in _DTYPES:
+    if not available(x) or x.dtype not in DTYPES:
         message = f"`x` must be float32, bfloat16 or float16 on CUDA with Triton, got {x.dtype} on {x.device}"
         raise RuntimeError(message + "; use the plain modules.")
     if not training and (running_mean is None or running_var is None):
