@@ -15,9 +15,9 @@ needs_kernels = pytest.mark.skipif(
 )
 
 
-def layer(channels: int = 4, outputs: int = 17, **arguments) -> CrossDConv:
+def layer(channels: int = 4, outputs: int = 17, size: int = 3, **arguments) -> CrossDConv:
     """A layer whose images differ in their shifts and whose statistics are not at their start."""
-    conv = CrossDConv(channels, outputs, 3, **arguments)
+    conv = CrossDConv(channels, outputs, size, **arguments)
     for parameter in conv.predictor[3].parameters():
         nn.init.normal_(parameter)
     conv.predictor[1].running_mean.normal_()

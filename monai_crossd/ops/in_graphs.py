@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["refuse_second_derivative", "where_needed"]
+__all__ = ["define", "library", "refuse_second_derivative", "where_needed"]
+
+library = torch.library.Library("monai_crossd", "FRAGMENT")
+
+
+def define(
+    name: str, schema: str, forward: Callable[..., Any], fake: Callable[..., Any], derivative: Callable[..., Any],
+    save: Callable[..., None] | None = None,
+) -> None:  # fmt: skip
+    """Register ``monai_crossd::name``, on all devices.
+
+    ``torch.library.custom_op`` does the same and checks every result besides, which takes as long as to launch three
+    kernels; tests check them here.
+
+    Args:
+        name: of the operator.
+        schema: arguments and results, as torch writes them; none is written into.
+        forward: what it does.
+        fake: the same for tensors without values.
+        derivative: the backward pass, as of an autograd function.
+        save: what it needs, as ``setup_context`` of one.
+    """
+    library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(name, forward, "CompositeExplicitAutograd")
+    qualified = f"monai_crossd::{name}"
+    torch.library.register_fake(qualified, fake, lib=library)
+    torch.library.register_autograd(qualified, derivative, setup_context=save, lib=library)
 
 
 def where_needed(found: Sequence[Tensor | None], needed: Sequence[bool]) -> tuple[Tensor | None, ...]:

@@ -134,6 +134,7 @@ def test_the_operator_keeps_torchs_rules(padded, training):
     net = parameters(conv.predictor)
     statistics = (None, None) if training else (conv.predictor[1].running_mean, conv.predictor[1].running_var)
     x = torch.randn(2, 32, 4, 4, device=DEVICE, requires_grad=True)
+    conv(x)  # the first call of a layer registers the operators
     inputs = x, torch.randn(2, 32, 6, 6, device=DEVICE, requires_grad=True) if padded else None, conv.weight, *net
     arguments = [1, 1], [0, 0] if padded else [1, 1], [1, 1], 1, training, 1e-5
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]  # not of numbers: states have empty ones
@@ -146,9 +147,15 @@ def test_the_operator_keeps_torchs_rules(padded, training):
             torch.library.opcheck(operators[1], backward)
 
 
+def test_images_smaller_than_the_kernel_are_refused():
+    with pytest.raises(Exception, match="`x` must be larger than the kernel after padding"):
+        torch.compile(layer(size=5), backend="aot_eager")(torch.randn(2, 4, 3, 3, device=DEVICE))
+
+
 def test_second_derivatives_are_refused():
     x = torch.randn(2, 4, 6, 6, device=DEVICE, requires_grad=True)
     conv = layer()
+    conv(x)  # the first call of a layer registers the operator
     net = parameters(conv.predictor)
     arguments = [1, 1], [0, 0], [1, 1], 1, True, 1e-5, True
     y, _ = torch.ops.monai_crossd.fused_layer(x, None, conv.weight, *net, None, None, *arguments)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..in_graphs import refuse_second_derivative, where_needed
+from ..in_graphs import define, refuse_second_derivative, where_needed
 from .arguments import ConvArguments, output_size, transposed_size
 from .function import check_images, convolved, gradients
 from .taps import memory_format
@@ -50,14 +50,7 @@ def _conv(stride, padding, dilation, transposed: bool, output_padding, groups: i
     return ConvArguments(tuple(stride), tuple(padding), tuple(dilation), transposed, tuple(output_padding), groups)
 
 
-_forward = torch.library.custom_op("monai_crossd::conv_per_image", forward, mutates_args=(), schema=_OPERATOR)
-_backward = torch.library.custom_op(
-    "monai_crossd::conv_per_image_backward", backward, mutates_args=(), schema=_GRADIENT
-)
-
-
-@_forward.register_fake
-def _(x, weight, operator, *given):
+def _fake(x, weight, operator, *given):
     conv, size = _conv(*given[:-1]), weight.shape[-1]
     check_images(x, weight, conv)
     image = transposed_size(x, size, conv) if conv.transposed else output_size(x, size, *conv[:3])
@@ -65,8 +58,7 @@ def _(x, weight, operator, *given):
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
-@_backward.register_fake
-def _(dy, x, weight, operator, *given):
+def _fake_backward(dy, x, weight, operator, *given):
     dx = torch.empty_like(x, memory_format=memory_format(x)) if given[-1] else x.new_empty(0)
     return dx, *(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (weight, operator))
 
@@ -82,5 +74,5 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return where_needed(torch.ops.monai_crossd.conv_per_image_backward(dy, *given), needed)
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
-_backward.register_autograd(refuse_second_derivative)
+define("conv_per_image", _OPERATOR, forward, _fake, _differentiate, _save)
+define("conv_per_image_backward", _GRADIENT, backward, _fake_backward, refuse_second_derivative)

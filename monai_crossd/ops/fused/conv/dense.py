@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +17,7 @@ from ..sizes import precision
 
 __all__ = ["convolve_each", "gradients_of_each", "is_dense"]
 
-# multiplications of an image, by bytes of a value: 50 to 100 us of an H200, from where a call, some 70, takes no
-# longer; in 16 bits so many that the library's faster kernel makes up for what is idle at the end of every image
-DENSE = {4: 2**34, 2: 2**36}
+DENSE = 2**34  # multiplications of an image, 50 to 100 us of an H200, from where a call, some 70, takes no longer
 
 
 def is_dense(x: Tensor, U: Tensor, pixels: int) -> bool:
@@ -34,7 +35,7 @@ def is_dense(x: Tensor, U: Tensor, pixels: int) -> bool:
     wide = max(x[0].numel(), len(U) * pixels) >= 2**31
     last = x.is_contiguous(memory_format=torch.channels_last)
     faster = is_halved(x.dtype) or (x.element_size() == 2 and not last)
-    if not wide and (faster or kernel * pixels < DENSE[x.element_size()] or kernel > len(U) * pixels):
+    if not wide and (faster or kernel * pixels < DENSE or kernel > len(U) * pixels):
         return False
     known = last or x.is_contiguous()
     return known and x.is_cuda and torch.backends.cudnn.is_acceptable(x)
@@ -85,16 +86,39 @@ def gradients_of_each(
     """
     (batch, taps, c_out, red), size = k.shape, math.isqrt(k.shape[1])
     dk = torch.empty((batch, size, size, c_out, red), dtype=x.dtype, device=x.device)
-    each = zip(dy.split(1), x.split(1), _as_weights(k, x), strict=True)
-    for b, (gradient, image, kernel) in enumerate(each):
-        dimage, dkernel, _ = torch.ops.aten.convolution_backward(
-            gradient, image, kernel, None, stride, padding, dilation, False, (0, 0), groups,
-            [dx is not None, True, False],
-        )  # fmt: skip
-        if dx is not None:
-            dx[b].copy_(dimage[0])
-        dk[b].copy_(dkernel.permute(2, 3, 0, 1))
+    weights = _as_weights(k, x)
+    with _streams(x.device) as streams:
+        each = zip(streams, dy.split(1), x.split(1), weights, strict=False)
+        for b, (stream, gradient, image, kernel) in enumerate(each):
+            with torch.cuda.stream(stream):
+                dimage, dkernel, _ = torch.ops.aten.convolution_backward(
+                    gradient, image, kernel, None, stride, padding, dilation, False, (0, 0), groups,
+                    [dx is not None, True, False],
+                )  # fmt: skip
+                if dx is not None:
+                    dx[b].copy_(dimage[0])
+                dk[b].copy_(dkernel.permute(2, 3, 0, 1))
     return dk.view(batch, 1, taps, c_out, red)
+
+
+@contextlib.contextmanager
+def _streams(device: torch.device) -> Iterator[Iterator[torch.cuda.Stream | None]]:
+    """The current stream and another, in turn, so that an image's copies are made beside the next one's products."""
+    if device.type != "cuda":
+        yield itertools.repeat(None)
+        return
+    current, other = torch.cuda.current_stream(device), _other_stream(device)
+    other.wait_stream(current)
+    try:
+        yield itertools.cycle((current, other))
+    finally:
+        current.wait_stream(other)
+
+
+@functools.cache
+def _other_stream(device: torch.device) -> torch.cuda.Stream:
+    """Always the same, so that torch's allocator gives it the same memory again."""
+    return torch.cuda.Stream(device)
 
 
 def _as_weights(k: Tensor, x: Tensor) -> Tensor:

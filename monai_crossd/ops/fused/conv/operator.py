@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...in_graphs import where_needed
+from ...in_graphs import define, library, where_needed
 from ...per_image import output_size
 from ..availability import DTYPES, available
 from ..images.halves import measured
@@ -135,18 +135,14 @@ def _empty_grads(
 
 _OPERATOR = f"(Tensor x, Tensor U, Tensor M, {_ARGUMENTS}) -> Tensor"
 _GRADIENT = f"(Tensor dy, Tensor x, Tensor U, Tensor M, {_ARGUMENTS}, bool[] need) -> (Tensor, Tensor, Tensor)"
-_forward = torch.library.custom_op("monai_crossd::fused_conv2d", forward, mutates_args=(), schema=_OPERATOR)
-_backward = torch.library.custom_op("monai_crossd::fused_conv2d_backward", backward, mutates_args=(), schema=_GRADIENT)
 
 
-@_forward.register_fake
-def _(x, U, M, stride, padding, dilation, groups):
+def _fake(x, U, M, stride, padding, dilation, groups):
     shape = (x.shape[0], U.shape[0], *output_size(x, U.shape[2], stride, padding, dilation))
     return empty_images(x, shape, is_channels_last(x))
 
 
-@_backward.register_fake
-def _(dy, x, U, M, stride, padding, dilation, groups, need):
+def _fake_backward(dy, x, U, M, stride, padding, dilation, groups, need):
     dx, dU, dM = _empty_grads("", dy, x, U, M, need)
     return dx, dU.to(U.dtype), dM
 
@@ -166,8 +162,8 @@ def _differentiate_twice(ctx: Any, *grads: Tensor) -> None:
     raise RuntimeError("`fused_conv2d` has no second derivative; choose backend 'grouped', which has.")
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
-_backward.register_autograd(_differentiate_twice)
+define("fused_conv2d", _OPERATOR, forward, _fake, _differentiate, _save)
+define("fused_conv2d_backward", _GRADIENT, backward, _fake_backward, _differentiate_twice)
 
 
 def _cast_images(kind: str) -> None:
@@ -185,9 +181,8 @@ def _cast_images(kind: str) -> None:
         with torch._C._ExcludeDispatchKeyGuard(keys):
             return torch.ops.monai_crossd.fused_conv2d(x, *others)
 
-    _rules.impl("fused_conv2d", rule, key, with_keyset=True)
+    library.impl("fused_conv2d", rule, key, with_keyset=True)
 
 
-_rules = torch.library.Library("monai_crossd", "FRAGMENT")
 for kind in ("cuda", "cpu"):
     _cast_images(kind)

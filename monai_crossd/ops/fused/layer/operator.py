@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...in_graphs import refuse_second_derivative, where_needed
+from ...in_graphs import define, refuse_second_derivative, where_needed
 from ...per_image import ConvArguments, output_size
 from ..conv import passes as fused_conv
+from ..conv.operator import check_images
 from ..images.layout import empty_images, is_channels_last
 from ..predictor.launch import Predictor
 from .launch import Call, state_size
@@ -55,13 +56,9 @@ def _call(x: Tensor, stride, padding, dilation, groups: int, training: bool, eps
     return Call(conv, training, eps, None, keep, x.dtype == torch.float32)
 
 
-_forward = torch.library.custom_op("monai_crossd::fused_layer", forward, mutates_args=(), schema=_OPERATOR)
-_backward = torch.library.custom_op("monai_crossd::fused_layer_backward", backward, mutates_args=(), schema=_GRADIENT)
-
-
-@_forward.register_fake
-def _(x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, *given):
+def _fake(x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, *given):
     call, images = _call(x, *given), x if padded is None else padded
+    check_images(images, U, *call.conv[:3], call.conv.groups)
     size = output_size(images, U.shape[2], *call.conv[:3])
     shape = (len(x), len(U), *size)
     way = fused_conv.chosen_way(images, U, size, call.conv.groups, True)
@@ -69,8 +66,7 @@ def _(x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, *given):
     return empty_images(images, shape, is_channels_last(images)), x.new_empty(kept, dtype=torch.float32)
 
 
-@_backward.register_fake
-def _(dy, x, padded, U, w1, b1, gamma, beta, w2, b2, state, *given):
+def _fake_backward(dy, x, padded, U, w1, b1, gamma, beta, w2, b2, state, *given):
     need, images = given[-1], x if padded is None else padded
     dimages = empty_images(x, images.shape, is_channels_last(images)) if need[padded is not None] else x.new_empty(0)
     dx = empty_images(x, x.shape, True) if padded is not None and need[0] else x.new_empty(0)
@@ -95,5 +91,5 @@ def _differentiate(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tenso
     return where_needed(torch.ops.monai_crossd.fused_layer_backward(dy, *given), needed)
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
-_backward.register_autograd(refuse_second_derivative)
+define("fused_layer", _OPERATOR, forward, _fake, _differentiate, _save)
+define("fused_layer_backward", _GRADIENT, backward, _fake_backward, refuse_second_derivative)
