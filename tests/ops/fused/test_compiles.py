@@ -93,7 +93,7 @@ def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, 
     )
     running = (torch.empty(16), torch.empty(16), torch.empty((), dtype=torch.int64))
     conv = ConvArguments((2, 1), (1, 1), (1, 1), groups=1)
-    call, needs = Call(conv, training, 1e-5, 0.1, True, halves.is_halved(dtype)), Needs(True, True, True)
+    call, needs = Call(conv, training, 1e-5, 0.1, True, halves.is_halved(dtype), False), Needs(True, True, True)
     state, y = launch_forward(x, x, False, "kernels", U, net, running, call)
     launch_backward("kernels", torch.empty_like(y), x, x, U, net, state, call, needs)
     assert len({kernel for kernel, _, _ in launches}) >= 13

@@ -57,7 +57,7 @@ def fused_layer(
     if type(x) is not Tensor:  # MONAI's, which know their file: a layer has no use for that
         x, padded = x.as_subclass(Tensor), None if padded is None else padded.as_subclass(Tensor)
     running = () if mean is None or var is None else cast(tuple[Tensor, ...], (mean, var, batches))
-    call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled(), is_halved(x.dtype))
+    call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled(), is_halved(x.dtype), False)
     if call.keep or _is_transformed():
         return _FusedLayer.apply(x, padded, weight, *net, running, call)
     return convolved(x, padded, weight, net, running, call)[0]

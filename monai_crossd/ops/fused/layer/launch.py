@@ -46,6 +46,7 @@ class Call(NamedTuple):
     momentum: float | None
     keep: bool  # what backward needs
     halved: bool  # whether forward keeps ranges
+    last: bool  # whether the output is channels_last whatever the images are, but for the library's
 
 
 class Needs(NamedTuple):

@@ -1,7 +1,8 @@
 """A whole layer as one operator without side effects, ``monai_crossd::fused_layer``: what graphs of torch.compile have.
 
 Within a graph it is launched as in eager mode, by records and CUDA graphs. What differs: it leaves running statistics
-alone, and takes them only where it normalizes by them.
+alone, and takes them only where it normalizes by them; and its output is channels_last, which is faster for what comes
+next, as the compiler chooses for plain convolutions too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..conv.operator import check_images
 from ..images.layout import empty_images, is_channels_last
 from ..predictor.launch import Predictor
 from .launch import Call, state_size
-from .passes import convolved, gradients, way_of
+from .passes import convolved, gradients, is_last, way_of
 
 __all__: list[str] = []
 
@@ -53,7 +54,7 @@ def backward(dy, x, padded, U, w1, b1, gamma, beta, w2, b2, state, *given) -> tu
 def _call(x: Tensor, stride, padding, dilation, groups: int, training: bool, eps: float, keep: bool = True) -> Call:
     """Ranges are kept for all float32, so that a state's size does not depend on what cuDNN is allowed to."""
     conv = ConvArguments(tuple(stride), tuple(padding), tuple(dilation), groups=groups)
-    return Call(conv, training, eps, None, keep, x.dtype == torch.float32)
+    return Call(conv, training, eps, None, keep, x.dtype == torch.float32, True)
 
 
 def _fake(x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, *given):
@@ -63,7 +64,7 @@ def _fake(x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, *given):
     shape = (len(x), len(U), *size)
     way = fused_conv.chosen_way(images, U, size, call.conv.groups, True)
     kept = state_size(way, shape, x, U, Predictor(w1, b1, gamma, beta, w2, b2), call) if call.keep else 0
-    return empty_images(images, shape, is_channels_last(images)), x.new_empty(kept, dtype=torch.float32)
+    return empty_images(images, shape, is_last(way, images, call)), x.new_empty(kept, dtype=torch.float32)
 
 
 def _fake_backward(dy, x, padded, U, w1, b1, gamma, beta, w2, b2, state, *given):

@@ -20,7 +20,7 @@ from ..sizes import precision
 from .backward import gradients_by_images, gradients_by_launches
 from .launch import Call, Needs, launch_forward
 
-__all__ = ["Way", "convolved", "gradients", "way_of"]
+__all__ = ["Way", "convolved", "gradients", "is_last", "way_of"]
 
 
 class Way(NamedTuple):
@@ -82,7 +82,12 @@ def _way(x: Tensor, images: Tensor, U: Tensor, call: Call) -> Way:
     check_images(images, U, *call.conv[:3], call.conv.groups)
     size = output_size(images, U.shape[2], *call.conv[:3])
     name = fused_conv.chosen_way(images, U, size, call.conv.groups, True)
-    return Way(name, size, is_channels_last(images), object())
+    return Way(name, size, is_last(name, images, call), object())
+
+
+def is_last(name: str, images: Tensor, call: Call) -> bool:
+    """Whether the output of images that are convolved in this way is channels_last."""
+    return is_channels_last(images) or (call.last and name != "dense")
 
 
 def _key(x: Tensor, images: Tensor, U: Tensor, others: Sequence[Tensor], call: Call) -> tuple[Any, ...]:
