@@ -30,11 +30,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"`--repeats` must be positive, got {options.repeats}; the default is 5.")
     if not 0 <= options.seed < 2**63:
         parser.error(f"`--seed` must lie from 0 to 2**63 - 1, got {options.seed}; the default is 0.")
-    if options.kernels and not torch.cuda.is_available():
-        parser.error("`--kernels` needs a GPU that torch sees, got none; leave it out.")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("`--device cuda` needs a GPU that torch sees, got none; leave it out to run on the CPU.")
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if options.kernels and device.type == "cpu":
+        parser.error("`--kernels` needs a GPU that torch sees, got the CPU; leave it out.")
     small = device.type == "cpu" and not options.full
     found = [row for name in options.shapes for row in _rows(parser, name, small, device)]
     named = {(row.group, row.shape): row for row in found}  # named twice, timed once
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     with _two_threads(device):
         run = _run(device, options, small)
         for row, setting in tqdm(work, desc="Timing"):
-            timings += time_case(row, setting, device, options.repeats, options.kernels and device.type == "cuda")
+            timings += time_case(row, setting, device, options.repeats, options.kernels)
             text = write_tables(folder, timings, run)  # a run that is cut off leaves what it timed
     print(text)
     write_plot(folder / "benchmark.png", timings)
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--full", action="store_true", help="full sizes on a CPU too")
     parser.add_argument("--settings", nargs="+", metavar="NAME", help='such as TF32 "bf16 channels_last"; default: all')
     parser.add_argument("--competitors", nargs="+", metavar="NAME", help="besides the first of a row; default: all")
-    parser.add_argument("--compile", action="store_true", help="time torch.compile besides")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile besides, on a GPU in two modes")
     parser.add_argument("--kernels", action="store_true", help="time a GPU's kernels alone besides")
     parser.add_argument("--output_dir", default="bench_output")
     return parser

@@ -28,14 +28,14 @@ class Setting:
     Attributes:
         name: for the table.
         autocast: to bfloat16.
-        compiled: through torch.compile.
+        compiled: mode of torch.compile, empty without it.
         channels_last: channels vary fastest in memory.
         tf32: the GPU may round what it multiplies to TF32.
     """
 
     name: str
     autocast: bool = False
-    compiled: bool = False
+    compiled: str = ""
     channels_last: bool = False
     tf32: bool = True
 
@@ -43,6 +43,7 @@ class Setting:
 ROUNDS = 4  # untimed, on a GPU: CUDA graphs come with the third call at the same addresses
 CALLS = 4  # in a row, at most, on a GPU: the processor prepares one while the GPU is busy with another,
 ENOUGH = 100.0  # ms; longer ones hide that by themselves
+MODES = (("compiled", "default"), ("reduce-overhead", "reduce-overhead"))  # of torch.compile, the first on a CPU too
 LONG, FEW = (1000.0, 20.0), 2  # ms, and times the first of a row: who takes more than both is timed so often, no more
 _GPU = (
     Setting("float32", tf32=False),
@@ -62,7 +63,8 @@ class Timing:
         milliseconds: median over the repeats.
         low: 10th percentile.
         high: 90th percentile.
-        mebibytes: peak of device memory with the module's and the input's own, None on a CPU.
+        mebibytes: peak of device memory with the module's and the input's own, None on a CPU and where graphs of
+            torch.compile keep it.
         kernel_milliseconds: of a GPU's kernels alone, None unless they are asked for.
         error: why there is no time.
     """
@@ -85,7 +87,7 @@ class Timing:
 
 
 def settings(device: torch.device, compiled: bool, group: str = "layers2d") -> list[Setting]:
-    """Arithmetic for the rows of a group, float32 on a CPU; compiled besides on request.
+    """Arithmetic for the rows of a group, float32 on a CPU; compiled besides on request, on a GPU in two modes.
 
     On a GPU layers take float32, TF32 and bfloat16 in both memory formats, networks all but float32, and sweeps, for
     a plot that can be read, TF32 and bfloat16 in the format that suits each.
@@ -98,8 +100,9 @@ def settings(device: torch.device, compiled: bool, group: str = "layers2d") -> l
         plain = [one for one in _GPU if one.tf32]
     else:
         plain = [one for one in _GPU if one.name in ("TF32", "bf16 channels_last")]
-    more = [replace(one, name=f"{one.name} compiled", compiled=True) for one in plain] if compiled else []
-    return plain + more
+    modes = MODES if device.type == "cuda" else MODES[:1]
+    more = [(one, name, mode) for one in plain for name, mode in modes] if compiled else []
+    return plain + [replace(one, name=f"{one.name} {name}", compiled=mode) for one, name, mode in more]
 
 
 def time_case(case: Case, setting: Setting, device: torch.device, repeats: int, kernels: bool = False) -> list[Timing]:
@@ -181,7 +184,8 @@ def _warmed_up(
     run = _prepared(build(), case, setting, device, work)
     for _ in range(3 if device.type == "cuda" else 1):
         run()
-    return run, _peak(run, device, others)
+    counted = device.type == "cuda" and setting.compiled != "reduce-overhead"  # whose graphs keep memory uncounted
+    return run, _peak(run, device, others) if counted else None
 
 
 def _prepared(net: nn.Module, case: Case, setting: Setting, device: torch.device, work: str) -> Callable[[], None]:
@@ -196,7 +200,7 @@ def _prepared(net: nn.Module, case: Case, setting: Setting, device: torch.device
                 parameter.data = parameter.data.to(memory_format=last)
     x.requires_grad_(work == "training" and not case.steps)  # a layer within a network hands its gradient on
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-6) if case.steps else None
-    call = torch.compile(net) if setting.compiled else net
+    call = torch.compile(net, mode=setting.compiled) if setting.compiled else net
 
     def forward() -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=setting.autocast):
@@ -236,10 +240,8 @@ def _once(run: Callable[[], None], device: torch.device, calls: int = 1) -> floa
     return begin.elapsed_time(end) / calls
 
 
-def _peak(run: Callable[[], None], device: torch.device, others: int) -> float | None:
-    """Peak of memory in MiB of one call, without the bytes that other competitors hold."""
-    if device.type != "cuda":
-        return None
+def _peak(run: Callable[[], None], device: torch.device, others: int) -> float:
+    """Peak of memory in MiB of one call on a GPU, without the bytes that other competitors hold."""
     torch.cuda.reset_peak_memory_stats(device)
     run()
     torch.cuda.synchronize(device)

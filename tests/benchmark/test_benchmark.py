@@ -171,17 +171,19 @@ def test_arithmetic_reaches_the_layers():
 @pytest.mark.parametrize(("group", "count"), [("layers2d", 6), ("volumes", 4), ("side", 2)])
 def test_settings_of_a_gpu(group, count):
     names = [setting.name for setting in timing.settings(torch.device("cuda"), True, group)]
-    assert len(names) == 2 * count and {"TF32", "bf16 channels_last", "TF32 compiled"} <= set(names)
+    assert len(names) == 3 * count and {"TF32", "bf16 channels_last", "TF32 compiled", "TF32 reduce-overhead"} <= set(
+        names
+    )
     assert [setting.name for setting in timing.settings(torch.device("cpu"), False, group)] == ["float32"]
 
 
 def test_compiled_modules_are_compiled_anew(monkeypatch):
     calls = []
     monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))
-    monkeypatch.setattr(torch, "compile", lambda net: calls.append("compile") or net)
+    monkeypatch.setattr(torch, "compile", lambda net, mode: calls.append(mode) or net)
     case = cases.Case("layers2d", (1, 1, 4, 4), {"Conv2d": nn.Identity})
-    timing.time_case(case, timing.Setting("float32 compiled", compiled=True), torch.device("cpu"), 1)
-    assert calls == ["reset", "compile", "compile"]  # forward and training
+    timing.time_case(case, timing.Setting("float32 compiled", compiled="default"), torch.device("cpu"), 1)
+    assert calls == ["reset", "default", "default"]  # forward and training
 
 
 def test_a_training_step_takes_the_gradient_of_a_loss():
@@ -273,7 +275,7 @@ def test_kernels_take_less_than_the_call():
             "`--competitors` must be among ACSConv, Conv2d, Conv3d, Cross-D, CrossDConv, literal",
         ),
         (["--device", "cuda"], "`--device cuda` needs a GPU that torch sees, got none"),
-        (["--kernels"], "`--kernels` needs a GPU that torch sees, got none; leave it out."),
+        (["--kernels"], "`--kernels` needs a GPU that torch sees, got the CPU; leave it out."),
     ],
 )
 def test_bad_arguments(arguments, message, capsys, monkeypatch):
