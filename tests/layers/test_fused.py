@@ -39,6 +39,28 @@ def test_agrees_with_the_plain_layer(training, padding_mode, channels_last):
         assert (one.double() - exact).norm() <= 1e-5 * exact.double().norm() + 1e-6
 
 
+@pytest.mark.usefixtures("products_of_bfloat16")
+@pytest.mark.parametrize("channels, side", [(64, 14), (256, 14), (512, 7)])
+@pytest.mark.parametrize("precision, tolerance", [("ieee", 1e-5), ("tf32", 2e-3), ("bf16", 2e-2)])
+def test_layers_of_a_network(channels, side, precision, tolerance, monkeypatch):
+    if DEVICE == "cpu" and channels > 64:
+        pytest.skip("the interpreter would take a minute")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", precision == "tf32")
+    conv = layer(channels, channels, padding=1)
+    nn.init.normal_(conv.predictor[3].weight, std=0.5)
+    x = torch.relu(torch.randn(2, channels, side, side, device=DEVICE)).bfloat16()
+    dy = torch.randn(2, channels, side, side, device=DEVICE).bfloat16()
+    expected = results(copy.deepcopy(conv).double(), x.double(), dy)
+    images = x if precision == "bf16" else x.float()
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
+        actual = results(conv, images, dy)
+    names = ["y", "dx", *(name for name, _ in conv.named_parameters())]
+    for name, one, exact in zip(names, actual, expected, strict=False):
+        if name != "predictor.0.bias":  # statistics of the batch leave nothing of it
+            bound = 2 * tolerance if name.startswith("predictor") else tolerance  # torch's own come to 1.9e-2 in bf16
+            assert (one.double() - exact).norm() <= bound * exact.norm(), name
+
+
 def test_higher_derivatives_fall_back_on_plain_operators():
     conv = layer(padding=1)
     x = torch.randn(2, 4, 6, 6, device=DEVICE)

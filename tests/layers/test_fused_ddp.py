@@ -8,12 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
-from fused import DEVICE
+from fused import DEVICE, needs_kernels
 from torch import nn
 
 from monai_crossd import CrossDConv
-from monai_crossd.ops.fused import language
-from monai_crossd.ops.fused.availability import available
 
 
 def gradients(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -22,29 +20,27 @@ def gradients(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [p.grad.cpu().clone() for p in net.parameters()]
 
 
-def one_of_two(rank: int, folder: str, net: nn.Module, x: torch.Tensor) -> None:
+def one_of_two(rank: int, folder: str, net: nn.Module, x: torch.Tensor, compiled: bool) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
     together = nn.parallel.DistributedDataParallel(net.to(DEVICE))
+    run = torch.compile(together, backend="aot_eager") if compiled else together
     for _ in range(2):  # the second time from records
-        found = gradients(together, x.to(DEVICE).chunk(2)[rank])
+        found = gradients(run, x.to(DEVICE).chunk(2)[rank])
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
-    del together  # what it holds of the group goes first: else one process may wait for the other at its end
+    del run, together  # what it holds of the group goes first: else one process may wait for the other at its end
     dist.destroy_process_group()
 
 
-@pytest.mark.skipif(
-    not available(torch.empty(0, device=DEVICE)),
-    reason="Triton is missing" if language.triton is None else "neither a GPU nor TRITON_INTERPRET=1",
-)
-@pytest.mark.parametrize("side", [9, 3], ids=["kernels", "columns"])
-def test_processes_share_gradients(tmp_path, side):
+@needs_kernels
+@pytest.mark.parametrize("side, compiled", [(9, False), (3, False), (9, True)], ids=["kernels", "columns", "compiled"])
+def test_processes_share_gradients(tmp_path, side, compiled):
     torch.manual_seed(0)
     net = nn.Sequential(CrossDConv(2, 4, 3), CrossDConv(4, 64, 3, padding=1, bias=False))
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)
     x = torch.randn(4, 2, side + 2, side + 2)
-    processes.spawn(one_of_two, (str(tmp_path), copy.deepcopy(net), x), nprocs=2)
+    processes.spawn(one_of_two, (str(tmp_path), copy.deepcopy(net), x, compiled), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     net.to(DEVICE)
     apart = zip(*(gradients(net, half.to(DEVICE)) for half in x.chunk(2)), strict=True)

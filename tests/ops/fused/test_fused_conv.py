@@ -13,6 +13,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from fused import DEVICE, needs_kernels
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
@@ -28,13 +29,8 @@ from monai_crossd.ops.fused.conv.operator import fused_conv2d
 from monai_crossd.ops.fused.conv.tables import Launch
 from monai_crossd.ops.fused.images.halves import Scaled
 
-GPU = torch.cuda.is_available()
-DEVICE = "cuda" if GPU else "cpu"
-pytestmark = pytest.mark.usefixtures("ieee")
-needs_kernels = pytest.mark.skipif(
-    not available(torch.empty(0, device=DEVICE)),
-    reason="Triton is missing" if language.triton is None else "neither a GPU nor TRITON_INTERPRET=1",
-)
+GPU = DEVICE == "cuda"
+pytestmark = pytest.mark.usefixtures("ieee", "products_of_bfloat16")
 ROUNDING = {"ieee": 1e-5, "tf32": 2e-3, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
@@ -44,25 +40,6 @@ def poisoned():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True)
-def products_of_bfloat16(monkeypatch):
-    """Triton's interpreter keeps bfloat16 as 16-bit integers and multiplies those; here it widens them first."""
-    if language.triton is None or GPU:
-        return
-    from triton.language import bfloat16, float32
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    def widened(handle):
-        if handle.dtype != bfloat16:
-            return handle
-        return TensorHandle((handle.data.astype("uint32") << 16).view("float32"), float32)
-
-    dot = InterpreterBuilder.create_dot
-    monkeypatch.setattr(
-        InterpreterBuilder, "create_dot", lambda self, a, b, *rest: dot(self, widened(a), widened(b), *rest)
-    )
 
 
 def make(size=3, c_in=3, c_out=17, groups=1, image=(5, 9), batch=2, dtype=torch.float32):
