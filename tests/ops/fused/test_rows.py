@@ -5,21 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from fused import DEVICE
+from fused import DEVICE, needs_kernels
 from torch.testing import assert_close
 
-from monai_crossd.ops.fused import language
-from monai_crossd.ops.fused.availability import available
 from monai_crossd.ops.fused.conv import launch as conv_launch
 from monai_crossd.ops.fused.conv.rows import kernels_from_rows, kernels_to_rows, rows_of, suits_rows
 from monai_crossd.ops.fused.images.halves import Scaled
 
 pytestmark = [
-    pytest.mark.usefixtures("ieee"),
-    pytest.mark.skipif(
-        not available(torch.empty(0, device=DEVICE)),
-        reason="Triton is missing" if language.triton is None else "neither a GPU nor TRITON_INTERPRET=1",
-    ),
+    pytest.mark.usefixtures("ieee", "products_of_bfloat16"),
+    needs_kernels,
 ]
 
 
