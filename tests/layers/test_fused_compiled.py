@@ -70,6 +70,22 @@ def test_large_images_by_the_library(monkeypatch):
         assert_close(*in_both(conv, x))
 
 
+@pytest.mark.skipif(DEVICE != "cuda", reason="CUDA graphs")
+@pytest.mark.parametrize("dense", [False, True])
+def test_steps_as_one_cuda_graph(dense, monkeypatch):
+    monkeypatch.setattr("monai_crossd.ops.fused.conv.passes.is_dense", lambda *_: dense)
+    eager = layer(16, 16, padding=1)
+    conv = copy.deepcopy(eager)
+    compiled = torch.compile(conv, fullgraph=True, mode="reduce-overhead")
+    for x in torch.randn(5, 2, 16, 8, 8, device=DEVICE).unbind():
+        found = []
+        for net, run in ((eager, eager), (conv, compiled)):
+            leaf = x.clone().requires_grad_()
+            grads = torch.autograd.grad(run(leaf).square().sum(), (leaf, *net.parameters()))
+            found.append([one.clone() for one in (*grads, *net.buffers())])
+        assert_close(*found)
+
+
 def test_batches_of_another_size_in_one_graph():
     conv = layer(padding=1).eval()
     compiled = torch.compile(conv, fullgraph=True, backend="aot_eager", dynamic=True)
