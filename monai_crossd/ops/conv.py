@@ -12,7 +12,8 @@ from .shift import shift_operator, shifted_kernels
 
 __all__ = ["crossd_conv2d", "crossd_conv_transpose2d", "runs_fused"]
 
-_FEW_CHANNELS, _LARGE, _SMALL = 8, 2048, 256  # channels, and pixels of an output image, that forms are chosen by
+# channels, and pixels of an output image, that forms are chosen by
+_FEW_CHANNELS, _LARGE, _SMALL, _TINY = 8, 2048, 256, 32
 
 
 def _backend(backend: str, pixels: int, kernel_size: int, channels: int = 0, cpu: bool = False) -> str:
@@ -20,8 +21,8 @@ def _backend(backend: str, pixels: int, kernel_size: int, channels: int = 0, cpu
 
     Graphs with a dynamic batch cannot hold a number of groups equal to it, so tracing and exporting take ``unfold``.
     Otherwise ``columns`` where an output image has so few pixels that forming its kernel, ``K^3`` products per number,
-    costs more than the ``K`` times longer columns; the factor 2 was measured on a CPU (``docs/benchmark.md``), and so
-    were what ``each`` and ``matrices`` are for there. On a GPU layers do not come here, but go by :func:`runs_fused`.
+    costs more than the ``K`` times longer columns. The numbers of pixels and channels were measured on a CPU
+    (``docs/benchmark.md``). On a GPU layers do not come here, but go by :func:`runs_fused`.
 
     Args:
         backend: as of :func:`crossd_conv2d`.
@@ -40,7 +41,7 @@ def _backend(backend: str, pixels: int, kernel_size: int, channels: int = 0, cpu
             return "unfold"
     if backend != "auto":
         return backend
-    if pixels < 2 * kernel_size**3:
+    if pixels < (min(kernel_size**3, _TINY) if cpu else 2 * kernel_size**3):
         return "columns"
     if not torch.jit.is_scripting():
         if cpu and channels < _FEW_CHANNELS:

@@ -159,8 +159,9 @@ def test_backward_keeps_no_kernels(backend):
 @pytest.mark.parametrize(
     ("side", "channels", "form"),
     [
-        (7, 8, "columns"),
-        (8, 8, "matrices"),
+        (5, 8, "columns"),
+        (6, 8, "matrices"),
+        (15, 8, "matrices"),
         (16, 8, "grouped"),
         (15, 7, "grouped"),
         (45, 7, "grouped"),
@@ -168,7 +169,7 @@ def test_backward_keeps_no_kernels(backend):
     ],
 )
 def test_the_form_is_chosen_by_pixels_and_channels(side, channels, form, monkeypatch):
-    """The rules, `pixels < 2 K^3` and those of a CPU, at their edges."""
+    """The rules of a CPU, `pixels < K^3` and the others, at their edges."""
     x, weight, s = torch.randn(1, channels, side, side), torch.randn(6, channels, 3, 3, 3), torch.ones(1, 3)
     taken = []
     monkeypatch.setattr(

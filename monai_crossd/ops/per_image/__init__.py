@@ -5,8 +5,8 @@ a whole batch never stand in memory. Four forms, each a preparation that is chea
 
 - ``grouped``: one kernel per image, ``k = U M^T``; the images of a part are the groups of one convolution.
 - ``each``: the same, but one convolution after the other: for images of few channels, whose groups are narrow.
-- ``matrices``: the kernels as a matrix for each tap, times what the tap reads: for images of some hundred pixels, whose
-  kernels take a convolution longer to arrange than to multiply.
+- ``matrices``: the kernels of some outputs at a time as a matrix for each image, times its columns: for images of some
+  hundred pixels, whose kernels take a convolution longer to arrange than to multiply.
 - ``columns``: no kernels; ``y = U (M^T columns(x))``, one product of matrices with ``K^3`` instead of ``K^2`` numbers
   per channel. ``K`` times the operations of the convolution, but nothing to form per image: it wins where an image has
   few pixels.

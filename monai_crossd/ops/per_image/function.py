@@ -129,9 +129,10 @@ def _joined(parts: list[Any]) -> Tensor:
 def _parts(x: Tensor, weight: Tensor, conv: ConvArguments, form: str) -> Iterator[slice]:
     """Cut the batch so that a part's temporary tensors stay below the budget."""
     budget = PART.get(x.device.type, PART["cuda"])
-    if form == "columns":
+    if form in ("columns", "matrices"):
         h, w = output_size(x, weight.shape[-1], *conv[:3])
-        numbers = x.shape[1] * weight[0, 0].numel() * h * w
+        taps = weight.shape[-1] ** (3 if form == "columns" else 2)
+        numbers = x.shape[1] * taps * h * w
         budget = max(budget, weight.numel() * weight.element_size())  # a part's gradient of U is as large as U
     else:
         numbers = weight.numel() // weight.shape[-1]
