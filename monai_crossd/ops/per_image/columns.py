@@ -39,7 +39,7 @@ def backward(
 
 def _columns(x: Tensor, size: int, conv: ConvArguments) -> Tensor:
     """``(B, C, H, W)`` to ``(B, H_out*W_out*C, K*K)``."""
-    return gathered(x, size, conv, axis=4).view(len(x), -1, size * size)
+    return gathered(x, size, conv, innermost=True).view(len(x), -1, size * size)
 
 
 def _mixed(columns: Tensor, operator: Tensor) -> Tensor:

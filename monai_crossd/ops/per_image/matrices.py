@@ -58,7 +58,7 @@ def backward(
 
 def _columns(x: Tensor, size: int, conv: ConvArguments) -> Tensor:
     """``(B, C, H, W)`` to ``(B, H_out*W_out, K*K*C)``."""
-    return gathered(x, size, conv, axis=3).flatten(1, 2).flatten(2)
+    return gathered(x, size, conv).flatten(1, 2).flatten(2)
 
 
 def _blocks(weight: Tensor, operator: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..memory import scratch
@@ -14,20 +13,24 @@ from .arguments import ConvArguments, output_size
 __all__ = ["as_images", "gathered", "memory_format", "scattered"]
 
 
-def gathered(x: Tensor, size: int, conv: ConvArguments, axis: int) -> Tensor:
-    """Columns of images ``(B, C, H, W)``: ``(B, H_out, W_out, C)`` with the taps as one axis more."""
-    (pad_h, pad_w), image = conv.padding, output_size(x, size, *conv[:3])
-    padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h)).permute(0, 2, 3, 1).contiguous()
-    shape = [len(x), *image, x.shape[1]]
-    shape.insert(axis, size * size)
-    return torch.stack(list(_taps(padded, size, conv, image)), dim=axis, out=scratch("columns", tuple(shape), x))
+def gathered(x: Tensor, size: int, conv: ConvArguments, innermost: bool = False) -> Tensor:
+    """Columns of images ``(B, C, H, W)``: ``(B, H_out, W_out, K*K, C)``, or the taps ``innermost``."""
+    b, channels, height, width = x.shape
+    pad_h, pad_w = conv.padding
+    padded = scratch("padded", (b, height + 2 * pad_h, width + 2 * pad_w, channels), x).zero_()
+    padded[:, pad_h : pad_h + height, pad_w : pad_w + width] = x.permute(0, 2, 3, 1)
+    read = _read(padded, size, conv, output_size(x, size, *conv[:3]))
+    if not innermost:
+        return scratch("columns", tuple(read.shape), x).copy_(read).flatten(3, 4)
+    shape = (*read.shape[:3], channels, size * size)
+    return torch.stack(_taps(read), dim=4, out=scratch("columns", shape, x))
 
 
 def scattered(columns: Iterable[Tensor], x: Tensor, size: int, conv: ConvArguments) -> Tensor:
     """The gradient to images ``x`` from those to what every tap reads, pixels and channels of each image."""
     (b, channels, height, width), (pad_h, pad_w), image = x.shape, conv.padding, output_size(x, size, *conv[:3])
     padded = x.new_zeros(b, height + 2 * pad_h, width + 2 * pad_w, channels)
-    for read, gradient in zip(_taps(padded, size, conv, image), columns, strict=True):
+    for read, gradient in zip(_taps(_read(padded, size, conv, image)), columns, strict=True):
         read += gradient.view(b, *image, channels) if gradient.dim() == 3 else gradient
     dx = padded[:, pad_h : pad_h + height, pad_w : pad_w + width].permute(0, 3, 1, 2)
     return dx.contiguous(memory_format=memory_format(x))
@@ -39,14 +42,18 @@ def as_images(pixels: Tensor, x: Tensor, size: int, conv: ConvArguments) -> Tens
     return y.contiguous(memory_format=memory_format(x))
 
 
-def _taps(padded: Tensor, size: int, conv: ConvArguments, image: tuple[int, int]) -> Iterator[Tensor]:
-    """What every tap of a kernel reads of images ``(B, H, W, C)``: views ``(B, H_out, W_out, C)``."""
-    (stride_h, stride_w), (dilation_h, dilation_w) = conv.stride, conv.dilation
-    for i in range(size):
-        rows = slice(i * dilation_h, i * dilation_h + (image[0] - 1) * stride_h + 1, stride_h)
-        for j in range(size):
-            first = j * dilation_w
-            yield padded[:, rows, first : first + (image[1] - 1) * stride_w + 1 : stride_w]
+def _read(padded: Tensor, size: int, conv: ConvArguments, image: tuple[int, int]) -> Tensor:
+    """What a kernel reads of images ``(B, H, W, C)``, contiguous: a view ``(B, H_out, W_out, K, K, C)``."""
+    (of_image, of_row, of_pixel, _), (stride_h, stride_w), (dilation_h, dilation_w) = (
+        padded.stride(), conv.stride, conv.dilation,
+    )  # fmt: skip
+    steps = of_image, of_row * stride_h, of_pixel * stride_w, of_row * dilation_h, of_pixel * dilation_w, 1
+    return padded.as_strided((len(padded), *image, size, size, padded.shape[3]), steps)
+
+
+def _taps(read: Tensor) -> list[Tensor]:
+    """What each tap reads, ``(B, H_out, W_out, C)``."""
+    return [tap for row in read.unbind(3) for tap in row.unbind(3)]
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
