@@ -41,7 +41,11 @@ def _backend(backend: str, pixels: int, kernel_size: int, channels: int = 0, cpu
             return "unfold"
     if backend != "auto":
         return backend
-    if pixels < (min(kernel_size**3, _TINY) if cpu else 2 * kernel_size**3):
+    few = 2 * kernel_size**3
+    if not torch.jit.is_scripting():
+        if cpu:
+            few = min(kernel_size**3, _TINY)
+    if pixels < few:
         return "columns"
     if not torch.jit.is_scripting():
         if cpu and channels < _FEW_CHANNELS:
