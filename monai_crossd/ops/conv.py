@@ -41,18 +41,19 @@ def _backend(backend: str, pixels: int, kernel_size: int, channels: int = 0, cpu
             return "unfold"
     if backend != "auto":
         return backend
-    few = 2 * kernel_size**3
     if not torch.jit.is_scripting():
         if cpu:
-            few = min(kernel_size**3, _TINY)
-    if pixels < few:
+            return _on_cpu(pixels, kernel_size, channels)
+    return "columns" if pixels < 2 * kernel_size**3 else "grouped"
+
+
+def _on_cpu(pixels: int, kernel_size: int, channels: int) -> str:
+    """The form by itself for images on a CPU; arguments as of :func:`_backend`."""
+    if pixels < min(kernel_size**3, _TINY):
         return "columns"
-    if not torch.jit.is_scripting():
-        if cpu and channels < _FEW_CHANNELS:
-            return "each" if pixels >= _LARGE else "grouped"
-        if cpu and pixels < _SMALL:
-            return "matrices"
-    return "grouped"
+    if channels < _FEW_CHANNELS:
+        return "each" if pixels >= _LARGE else "grouped"
+    return "matrices" if pixels < _SMALL else "grouped"
 
 
 def _leaves_python() -> bool:

@@ -14,7 +14,7 @@ __all__ = ["backward", "forward", "from_kernels", "grouped_conv", "kernels_of"]
 
 
 def grouped_conv(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments) -> Tensor:
-    """The grouped form for a whole batch at once, of differentiable calls: for graphs and for higher derivatives."""
+    """The grouped form for a whole batch at once, of differentiable calls: for higher derivatives."""
     return _convolved(x, kernels_of(weight, operator), conv)
 
 

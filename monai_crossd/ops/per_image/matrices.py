@@ -37,7 +37,7 @@ def backward(
     """Gradients to a part: to its images, to the knowledge base, and to its operators."""
     columns, rows = _columns(x, weight.shape[-1], conv), operator.flatten(0, 1)
     dy = dy.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
-    dcolumns = scratch("dcolumns", (*columns.shape,), x).zero_() if needs_x else None
+    dcolumns = scratch("dcolumns", columns.shape, x).zero_() if needs_x else None
     dweight = weight.new_empty(len(weight), weight.shape[1], rows.shape[1])
     drows = torch.zeros_like(rows, dtype=torch.promote_types(rows.dtype, torch.float32))
     for block, U in _blocks(weight, operator):

@@ -15,25 +15,21 @@ __all__ = ["as_images", "gathered", "memory_format", "scattered"]
 
 def gathered(x: Tensor, size: int, conv: ConvArguments, innermost: bool = False) -> Tensor:
     """Columns of images ``(B, C, H, W)``: ``(B, H_out, W_out, K*K, C)``, or the taps ``innermost``."""
-    b, channels, height, width = x.shape
-    pad_h, pad_w = conv.padding
-    padded = scratch("padded", (b, height + 2 * pad_h, width + 2 * pad_w, channels), x).zero_()
-    padded[:, pad_h : pad_h + height, pad_w : pad_w + width] = x.permute(0, 2, 3, 1)
-    read = _read(padded, size, conv, output_size(x, size, *conv[:3]))
+    padded = scratch("padded", _padded_shape(x, conv), x).zero_()
+    _inside(padded, x, conv).copy_(x)
+    read = _read(padded, x, size, conv)
     if not innermost:
-        return scratch("columns", tuple(read.shape), x).copy_(read).flatten(3, 4)
-    shape = (*read.shape[:3], channels, size * size)
+        return scratch("columns", read.shape, x).copy_(read).flatten(3, 4)
+    shape = (*read.shape[:3], x.shape[1], size * size)
     return torch.stack(_taps(read), dim=4, out=scratch("columns", shape, x))
 
 
 def scattered(columns: Iterable[Tensor], x: Tensor, size: int, conv: ConvArguments) -> Tensor:
     """The gradient to images ``x`` from those to what every tap reads, pixels and channels of each image."""
-    (b, channels, height, width), (pad_h, pad_w), image = x.shape, conv.padding, output_size(x, size, *conv[:3])
-    padded = x.new_zeros(b, height + 2 * pad_h, width + 2 * pad_w, channels)
-    for read, gradient in zip(_taps(_read(padded, size, conv, image)), columns, strict=True):
-        read += gradient.view(b, *image, channels) if gradient.dim() == 3 else gradient
-    dx = padded[:, pad_h : pad_h + height, pad_w : pad_w + width].permute(0, 3, 1, 2)
-    return dx.contiguous(memory_format=memory_format(x))
+    padded = x.new_zeros(_padded_shape(x, conv))
+    for read, gradient in zip(_taps(_read(padded, x, size, conv)), columns, strict=True):
+        read += gradient.view(read.shape)
+    return _inside(padded, x, conv).contiguous(memory_format=memory_format(x))
 
 
 def as_images(pixels: Tensor, x: Tensor, size: int, conv: ConvArguments) -> Tensor:
@@ -42,13 +38,24 @@ def as_images(pixels: Tensor, x: Tensor, size: int, conv: ConvArguments) -> Tens
     return y.contiguous(memory_format=memory_format(x))
 
 
-def _read(padded: Tensor, size: int, conv: ConvArguments, image: tuple[int, int]) -> Tensor:
-    """What a kernel reads of images ``(B, H, W, C)``, contiguous: a view ``(B, H_out, W_out, K, K, C)``."""
-    (of_image, of_row, of_pixel, _), (stride_h, stride_w), (dilation_h, dilation_w) = (
-        padded.stride(), conv.stride, conv.dilation,
-    )  # fmt: skip
+def _padded_shape(x: Tensor, conv: ConvArguments) -> tuple[int, ...]:
+    """Of images ``x`` with their edges, channels last."""
+    (b, channels, height, width), (pad_h, pad_w) = x.shape, conv.padding
+    return b, height + 2 * pad_h, width + 2 * pad_w, channels
+
+
+def _inside(padded: Tensor, x: Tensor, conv: ConvArguments) -> Tensor:
+    """Where images ``x`` lie within their edges: a view ``(B, C, H, W)``."""
+    (height, width), (pad_h, pad_w) = x.shape[2:], conv.padding
+    return padded[:, pad_h : pad_h + height, pad_w : pad_w + width].permute(0, 3, 1, 2)
+
+
+def _read(padded: Tensor, x: Tensor, size: int, conv: ConvArguments) -> Tensor:
+    """What a kernel reads of images ``x`` with their edges: a view ``(B, H_out, W_out, K, K, C)``."""
+    of_image, of_row, of_pixel, _ = padded.stride()
+    (stride_h, stride_w), (dilation_h, dilation_w) = conv.stride, conv.dilation
     steps = of_image, of_row * stride_h, of_pixel * stride_w, of_row * dilation_h, of_pixel * dilation_w, 1
-    return padded.as_strided((len(padded), *image, size, size, padded.shape[3]), steps)
+    return padded.as_strided((len(x), *output_size(x, size, *conv[:3]), size, size, x.shape[1]), steps)
 
 
 def _taps(read: Tensor) -> list[Tensor]:
