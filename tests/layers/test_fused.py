@@ -8,6 +8,7 @@ import pytest
 import torch
 from fused import DEVICE, layer, needs_kernels
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 pytestmark = [
@@ -202,16 +203,54 @@ def test_takes_checkpointing(reentrant):
         assert torch.equal(one, other)
 
 
+class Casts(TorchDispatchMode):
+    """Counts casts of images by torch."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket is torch.ops.aten._to_copy and args[0].dim() == 4
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("size", [6, 2])  # by kernels, by columns
-def test_autocast_casts_images_alone(size):
-    conv = layer(padding=1)
-    x, dy = torch.randn(2, 4, size, size, device=DEVICE), torch.randn(2, 17, size, size, device=DEVICE)
-    expected = results(copy.deepcopy(conv), x.bfloat16(), dy)
-    with torch.autocast(DEVICE, torch.bfloat16):
-        actual = results(conv, x, dy)
-    assert actual[0].dtype == torch.bfloat16
-    for one, other in zip(actual, expected, strict=True):
-        assert torch.equal(one, other.to(one.dtype))
+@pytest.mark.parametrize("channels", [4, 17, 40])  # by planes, hidden values computed anew and kept
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_casts_images_alone(dtype, channels_last, training, channels, size):
+    if DEVICE == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter rounds to bfloat16 otherwise than torch")
+    conv = layer(channels, padding=1).train(training)
+    x, dy = torch.randn(2, channels, size, size, device=DEVICE), torch.randn(2, 17, size, size, device=DEVICE)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    for _ in range(2):  # recorded, then repeated
+        expected = results(copy.deepcopy(conv), x.to(dtype), dy)
+        with torch.autocast(DEVICE, dtype):
+            actual = results(copy.deepcopy(conv), x, dy)
+            with torch.no_grad(), Casts() as casts:
+                y = copy.deepcopy(conv)(x)
+        assert casts.count == (not channels_last)  # else the predictor's kernel does it
+        assert actual[0].dtype == dtype and actual[1].dtype == torch.float32
+        assert actual[0].stride() == expected[0].stride()
+        assert torch.equal(y, expected[0])
+        for one, other in zip(actual, expected, strict=True):
+            assert torch.equal(one, other.to(one.dtype))
+
+
+def test_higher_derivatives_under_autocast():
+    conv = layer(padding=1).eval()
+    x = torch.randn(2, 4, 6, 6, device=DEVICE).half().float().contiguous(memory_format=torch.channels_last)
+
+    def penalty(conv, x, **autocast):
+        x = x.detach().requires_grad_()
+        with torch.autocast(DEVICE, **autocast):
+            (grad,) = torch.autograd.grad(100 * conv(x).float().mean(), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), [x, conv.weight, conv.predictor[0].weight])
+
+    expected = penalty(copy.deepcopy(conv).double(), x.double(), enabled=False)
+    for one, exact in zip(penalty(conv, x, dtype=torch.float16), expected, strict=True):
+        assert exact.any() and (one.double() - exact).norm() <= 2e-2 * exact.norm()
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -17,6 +17,7 @@ from ...per_image import ConvArguments, apart, graph_of_gradients, grouped_conv,
 from ...shift import rotation_to_shift, shift_operator, softmax_pool
 from ..images.halves import is_halved
 from . import operator  # noqa: F401, registers it
+from .autocast import cast_images, is_transformed
 from .launch import Call, statistics_of
 from .passes import convolved, gradients
 
@@ -43,10 +44,10 @@ def fused_layer(
         RuntimeError: where the kernels cannot run.
         ValueError: for shapes or dtypes that do not fit, or if one value per channel is to be normalized by itself.
     """
+    source = None
     first, norm, _, last = cast("tuple[nn.Conv2d, nn.BatchNorm2d, nn.Module, nn.Conv2d]", predictor)
     if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, padded = x.to(dtype), None if padded is None else padded.to(dtype)
+        x, padded, source = cast_images(x, padded, torch.get_autocast_dtype(x.device.type))
     net = (*_weight_and_bias(first), *_weight_and_bias(norm), *_weight_and_bias(last))
     mean, var, batches = _statistics(norm)
     training = norm.training or mean is None
@@ -58,9 +59,9 @@ def fused_layer(
         x, padded = x.as_subclass(Tensor), None if padded is None else padded.as_subclass(Tensor)
     running = () if mean is None or var is None else cast(tuple[Tensor, ...], (mean, var, batches))
     call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled(), is_halved(x.dtype), False)
-    if call.keep or _is_transformed():
-        return _FusedLayer.apply(x, padded, weight, *net, running, call)
-    return convolved(x, padded, weight, net, running, call)[0]
+    if call.keep or is_transformed():  # an autograd function knows to refuse both
+        return _FusedLayer.apply(x, padded, weight, *net, running, call, source)
+    return convolved(x, padded, weight, net, running, call, source)[0]
 
 
 def _weight_and_bias(module: nn.Module) -> tuple[Any, Any]:
@@ -100,16 +101,11 @@ def _in_graph(
     return y
 
 
-def _is_transformed() -> bool:
-    """Whether forward derivatives or ``vmap`` are asked for, which an autograd function knows to refuse."""
-    return torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
-
-
 class _FusedLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x, padded, U, w1, b1, gamma, beta, w2, b2, running, call: Call):  # type: ignore[override]
+    def forward(ctx: Any, x, padded, U, w1, b1, gamma, beta, w2, b2, running, call: Call, source):  # type: ignore[override]
         net = (w1, b1, gamma, beta, w2, b2)
-        y, state, ctx.way = convolved(x, padded, U, net, running, call)
+        y, state, ctx.way = convolved(x, padded, U, net, running, call, source)
         if call.keep:
             statistics = (None, None) if call.training else running[:2]  # in training they change before backward
             ctx.save_for_backward(x, padded, U, *net, state, *statistics)  # not what was turned: memory is dearer
@@ -122,9 +118,9 @@ class _FusedLayer(torch.autograd.Function):
         call = ctx.call
         if torch.is_grad_enabled() or is_batched(dy):  # a graph of the gradients is wanted, or what can be batched
             with torch.enable_grad():
-                return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None
+                return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None, None
         x, padded, U, *net = inputs
-        return *gradients(ctx.way, dy, x, padded, U, net, state, call, ctx.needs_input_grad[:3]), None, None
+        return *gradients(ctx.way, dy, x, padded, U, net, state, call, ctx.needs_input_grad[:3]), None, None, None
 
 
 def _plain_gradients(

@@ -59,7 +59,7 @@ class Needs(NamedTuple):
 
 def launch_forward(
     x: Tensor, images: Tensor, last: bool, way: str, U: Tensor, net: Predictor, running: tuple[Tensor, ...],
-    call: Call,
+    call: Call, source: Tensor | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """What the predictor makes of ``x``, and the convolution of ``images``, or for ``"dense"`` its kernels.
 
@@ -72,6 +72,7 @@ def launch_forward(
         net: the predictor.
         running: its running statistics, if any.
         call: what the call is told.
+        source: what ``x``, channels_last, is to be cast from; ``None`` where it is known.
 
     Returns:
         the state; then ``y``, or for ``"dense"`` all kernels.
@@ -84,7 +85,7 @@ def launch_forward(
     _, r, stats, soft, h, *others = _split(state, layout)
     operator, columns = operator_of(state, x, U), way == "columns"
     statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
-    write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r)
+    write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r, source)
     if not columns:
         shift.write_operator(r, operator, size)
     if way == "dense":

@@ -33,9 +33,13 @@ class Way(NamedTuple):
 
 
 def convolved(
-    x: Tensor, padded: Tensor | None, U: Tensor, net: Sequence[Tensor], running: tuple[Tensor, ...], call: Call
-) -> tuple[Tensor, Tensor | None, Way]:
-    """What the layer returns, its state if that is kept, and how images were convolved."""
+    x: Tensor, padded: Tensor | None, U: Tensor, net: Sequence[Tensor], running: tuple[Tensor, ...], call: Call,
+    source: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Way]:  # fmt: skip
+    """What the layer returns, its state if that is kept, and how images were convolved.
+
+    ``x`` is written where there is a ``source``, as ``autocast`` says.
+    """
     images, conv = x if padded is None else padded, call.conv
     U, *net = _contiguous((U, *net))
 
@@ -44,11 +48,13 @@ def convolved(
         return _way(x, images, U, call)
 
     def launches(x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-        found = launch_forward(x, images, way.last, way.name, U, Predictor(*rest[:6]), rest[6:], call)
+        end = 6 + len(running)
+        found = launch_forward(x, images, way.last, way.name, U, Predictor(*rest[:6]), rest[6:end], call, *rest[end:])
         return found if call.keep else found[1:]
 
-    way = remembered(_key(x, images, U, (*net, *running), call), find)
-    *state, found = repeated(way.key, launches, x, images, U, *net, *running)
+    key, sources = _key(x, images, U, (*net, *running), call), () if source is None else (source,)
+    way = remembered(key if source is None else (source.dtype, key), find)
+    *state, found = repeated(way.key, launches, x, images, U, *net, *running, *sources)
     if way.name == "dense":
         y = empty_images(images, (len(images), len(U), *way.size), way.last)
         convolve_each(images, found, y, *conv[:3], conv.groups)

@@ -97,11 +97,14 @@ def _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, j, top, total, weighted, LAST: 
 
 @jit()
 def project_kernel(
-    x_ptr, w1_ptr, h_ptr, part_ptr, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
+    x_ptr, cast_ptr, w1_ptr, h_ptr, part_ptr, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
     STORE: tl.constexpr, PLANES: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """``h`` of ``run`` tiles and their count, mean and sum of squared deviations, (1 + 2 N, programs)."""
+    """``h`` of ``run`` tiles and their count, mean and sum of squared deviations, (1 + 2 N, programs).
+
+    With ``cast_ptr`` it is ``x`` in another dtype, and written.
+    """
     program, programs = tl.program_id(0), tl.num_programs(0)
     n = tl.arange(0, BLOCK_N)
     count = tl.zeros((BLOCK_P,), dtype=tl.float32)  # of every place in a tile: they meet at the end
@@ -111,8 +114,9 @@ def project_kernel(
         b = (q // tiles).to(tl.int64)
         p = _pixels(q % tiles, BLOCK_P, WIDE)
         h = _project(
-            x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, PLANES, FLAT, WIDE, PRECISION, BLOCK_P, BLOCK_C, BLOCK_N
-        )
+            x_ptr, cast_ptr, b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, PLANES, FLAT, WIDE, PRECISION,
+            BLOCK_P, BLOCK_C, BLOCK_N,
+        )  # fmt: skip
         if STORE:
             h = _store_hidden(h_ptr + b * P * N, h, n, p, P, N)
         here = (p < P).to(tl.float32)
@@ -173,7 +177,7 @@ def statistics_kernel(
 
 @jit()
 def pool_kernel(
-    x_ptr, w1_ptr, b1_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, w2_ptr, b2_ptr,
+    x_ptr, cast_ptr, w1_ptr, b1_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, w2_ptr, b2_ptr,
     h_ptr, stats_ptr, part_ptr, r_ptr, soft_ptr, B, P, C, W, N, sb, sc, sh, sw, tiles, run, programs, eps,
     EVAL: tl.constexpr, LOAD: tl.constexpr, STORE: tl.constexpr, LAST: tl.constexpr,
     PLANES: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
@@ -182,7 +186,7 @@ def pool_kernel(
     """Softmax pooling of ``run`` tiles of one image; ``LAST`` where an image has one program and needs no other kernel.
 
     ``LOAD`` reads ``h``, else it is computed from ``x`` and, with ``STORE``, kept. ``EVAL`` normalizes with the running
-    statistics and leaves them in ``stats`` for backward.
+    statistics and leaves them in ``stats`` for backward. ``cast_ptr`` as in ``project_kernel``.
     """
     b = (tl.program_id(0) // programs).to(tl.int64)
     program = tl.program_id(0) % programs
@@ -206,7 +210,7 @@ def pool_kernel(
             h = _load_hidden(h_ptr + b * P * N, p, P, N, BLOCK_N)
         else:
             h = _project(
-                x_ptr + b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, PLANES, FLAT, WIDE, PRECISION,
+                x_ptr, cast_ptr, b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, PLANES, FLAT, WIDE, PRECISION,
                 BLOCK_P, BLOCK_C, BLOCK_N,
             )  # fmt: skip
             if STORE:

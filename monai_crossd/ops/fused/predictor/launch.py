@@ -123,21 +123,22 @@ def _threads(sizes: dict[str, Any], load: bool = False) -> int:
 
 
 def _pool_hidden(
-    x: Tensor, args: tuple[Tensor, ...], r: Tensor, soft: Tensor, hidden: int, modes: dict[str, Any]
-) -> None:
-    """From ``h`` or ``x`` to ``r``; ``args`` are the pointers of ``pool_kernel`` between ``x`` and the partial sums."""
-    images, pixels, sizes = x.shape[0], x.shape[2] * x.shape[3], _sizes(x, hidden)
-    block = _block(images, pixels, _threads(sizes, modes["LOAD"]))
+    x: Tensor, images: tuple[Tensor, Tensor | None], args: tuple[Tensor, ...], r: Tensor, soft: Tensor, hidden: int,
+    modes: dict[str, Any],
+) -> None:  # fmt: skip
+    """From ``h`` or ``images`` to ``r``; ``args`` are what ``pool_kernel`` gets between those and sums."""
+    batch, pixels, sizes = x.shape[0], x.shape[2] * x.shape[3], _sizes(x, hidden)
+    block = _block(batch, pixels, _threads(sizes, modes["LOAD"]))
     tiles = cdiv(pixels, block["BLOCK_P"])
-    run = cdiv(tiles, max(1, PROGRAMS // images))
+    run = cdiv(tiles, max(1, PROGRAMS // batch))
     programs = cdiv(tiles, run)
-    part = x.new_empty((images, programs, 3, 4) if programs > 1 else (0,), dtype=torch.float32)
+    part = x.new_empty((batch, programs, 3, 4) if programs > 1 else (0,), dtype=torch.float32)
     launch(
-        forward_kernels.pool_kernel, (images * programs,), x, *args, part, r, soft, B=images, tiles=tiles, run=run,
+        forward_kernels.pool_kernel, (batch * programs,), *images, *args, part, r, soft, B=batch, tiles=tiles, run=run,
         programs=programs, LAST=programs == 1, **modes, **block, **sizes,
     )  # fmt: skip
     if programs > 1:
-        launch(forward_kernels.combine_kernel, (images, 4), part, args[7], r, soft, images, programs, BLOCK_T=BLOCK_T)
+        launch(forward_kernels.combine_kernel, (batch, 4), part, args[7], r, soft, batch, programs, BLOCK_T=BLOCK_T)
 
 
 def shape_h(x: Tensor, hidden: int, keep: bool) -> tuple[int, ...]:
@@ -148,12 +149,12 @@ def shape_h(x: Tensor, hidden: int, keep: bool) -> tuple[int, ...]:
 
 def write_pool(
     x: Tensor, net: Predictor, running: Running | None, training: bool, eps: float, keep: bool,
-    h: Tensor, stats: Tensor, soft: Tensor, r: Tensor,
+    h: Tensor, stats: Tensor, soft: Tensor, r: Tensor, source: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Write the four numbers of every image and what backward needs.
 
     Args:
-        x: ``(B, C, H, W)`` of any strides.
+        x: ``(B, C, H, W)`` of any strides; written where there is a ``source``.
         net: parameters.
         running: statistics that evaluation normalizes by; where training gets them it moves them.
         training: normalize with the batch's statistics.
@@ -163,29 +164,31 @@ def write_pool(
         stats: ``(4, N)``, in evaluation ``(2, N)``.
         soft: ``(3, B, 4)``.
         r: ``(B, 4)``.
+        source: in the shape and strides of ``x``, what that is to be cast from; ``None`` where it is known.
     """
-    hidden, images = net.w1.shape[0], x.shape[0]
+    hidden, read = net.w1.shape[0], (x, None) if source is None else (source, x)
     load = training and not _recomputes(x.shape[1], hidden)
     mean, var = (stats, stats) if running is None else running[:2]
     with torch.cuda.device_of(x):
-        source = x.new_empty(shape_h(x, hidden, True)) if load and not keep else h
+        values = x.new_empty(shape_h(x, hidden, True)) if load and not keep else h
         if training:
             sizes = _sizes(x, hidden)
-            tiles = _tiles(images, x.shape[2] * x.shape[3], _threads(sizes))
+            tiles = _tiles(len(x), x.shape[2] * x.shape[3], _threads(sizes))
             parts = cdiv(tiles["all_tiles"], tiles["run"])
             part = x.new_empty((1 + 2 * hidden, parts), dtype=torch.float32)
             launch(
-                forward_kernels.project_kernel, (parts,), x, net.w1, source, part, STORE=load, **tiles, **sizes,
+                forward_kernels.project_kernel, (parts,), *read, net.w1, values, part, STORE=load, **tiles, **sizes,
             )  # fmt: skip
+            read = (x, None)
             batches, momentum = (stats, None) if running is None else running[2:]
             launch(
                 forward_kernels.statistics_kernel, (hidden,), part, net.b1, stats, mean, var, batches, hidden, parts,
                 eps, 0.0 if momentum is None else momentum, TRACK=running is not None, CUMULATIVE=momentum is None,
                 BLOCK_T=BLOCK_T,
             )  # fmt: skip
-        args = (net.w1, net.b1, mean, var, *net[2:], source, stats)
+        args = (net.w1, net.b1, mean, var, *net[2:], values, stats)
         modes = {"EVAL": not training, "LOAD": load, "STORE": not training and h.numel() > 0, "eps": eps}
-        _pool_hidden(x, args, r, soft, hidden, modes)
+        _pool_hidden(x, read, args, r, soft, hidden, modes)
 
 
 def empty_grads(net: Predictor) -> Predictor:

@@ -107,31 +107,45 @@ def _dot(a, b, PRECISION: tl.constexpr):
 
 
 @jit()
+def _loaded(x_ptr, cast_ptr, at, inside):
+    """Values of ``x``, rounded and kept where they are to be cast, zeros outside."""
+    x = tl.load(x_ptr + at, mask=inside, other=0.0)
+    if cast_ptr is not None:
+        x = x.to(cast_ptr.dtype.element_ty)
+        tl.store(cast_ptr + at, x, mask=inside)
+    return x
+
+
+@jit()
 def _project(
-    x_ptr, w1_ptr, p, P, C, W, N, sc, sh, sw,
+    x_ptr, cast_ptr, first, w1_ptr, p, P, C, W, N, sc, sh, sw,
     PLANES: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """``h = W1 x`` of a tile, (BLOCK_N, BLOCK_P) in float32, zero outside of the image.
+    """``h = W1 x`` of a tile of the image that begins at ``first``, (BLOCK_N, BLOCK_P) in float32, zero outside of it.
 
     ``PLANES`` is the number of channels where they are few, else none: a matrix product would take sixteen, and a
-    thread can do with its own pixel.
+    thread can do with its own pixel. With ``cast_ptr``, of the same strides, ``x`` is rounded to its
+    dtype and kept.
     """
     n = tl.arange(0, BLOCK_N)
+    x_ptr += first
+    if cast_ptr is not None:
+        cast_ptr += first
     if PLANES:
         h = tl.zeros((BLOCK_N, BLOCK_P), dtype=tl.float32)
-        x_ptr += _places(p, W, sh, sw, FLAT)
+        at = _places(p, W, sh, sw, FLAT)
         for c in tl.static_range(PLANES):
-            x = tl.load(x_ptr, mask=p < P, other=0.0)
+            x = _loaded(x_ptr, cast_ptr, at, p < P)
             w1 = tl.load(w1_ptr + n * C + c, mask=n < N, other=0.0).to(x.dtype)
             h += w1.to(tl.float32)[:, None] * x.to(tl.float32)[None, :]
-            x_ptr += sc
+            at += sc
     else:
         acc = tl.zeros((BLOCK_P, BLOCK_N), dtype=tl.float32)
         for first in range(0, C, BLOCK_C):
             c = first + tl.arange(0, BLOCK_C)
             inside = (p[:, None] < P) & (c[None, :] < C)
-            x = tl.load(x_ptr + _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), mask=inside, other=0.0)
+            x = _loaded(x_ptr, cast_ptr, _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), inside)
             inside = (c[:, None] < C) & (n[None, :] < N)
             w1 = tl.load(w1_ptr + n[None, :] * C + c[:, None], mask=inside, other=0.0).to(x.dtype)  # W1^T
             acc += _dot(x, w1, PRECISION)
