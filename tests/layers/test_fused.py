@@ -250,7 +250,7 @@ def test_higher_derivatives_under_autocast():
 
     expected = penalty(copy.deepcopy(conv).double(), x.double(), enabled=False)
     for one, exact in zip(penalty(conv, x, dtype=torch.float16), expected, strict=True):
-        assert exact.any() and (one.double() - exact).norm() <= 2e-2 * exact.norm()
+        assert exact.any() and (one.double() - exact).norm() <= 1e-1 * exact.norm()
 
 
 @pytest.mark.parametrize("training", [True, False])

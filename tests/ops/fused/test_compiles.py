@@ -101,10 +101,26 @@ def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, 
         assert compile_for_hopper(kernel, args, named)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("channels", [1, 3, 40, 200])
+def test_casts_compile(launches, channels, training):
+    x = torch.empty(2, channels, 9, 9, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    net = Predictor(
+        torch.empty(16, channels, 1, 1), *(torch.empty(16) for _ in range(3)), torch.empty(4, 16, 1, 1), torch.empty(4)
+    )
+    running = predictor_launch.Running(torch.empty(16), torch.empty(16), torch.empty((), dtype=torch.int64))
+    h = torch.empty(predictor_launch.shape_h(x, 16, True), dtype=x.dtype)
+    stats, soft, r = torch.empty(4, 16), torch.empty(3, 2, 4), torch.empty(2, 4)
+    predictor_launch.write_pool(x, net, running, training, 1e-5, True, h, stats, soft, r, x.float())
+    kernel, args, named = launches[0]
+    assert (args[0].dtype, args[1].dtype) == (torch.float32, torch.bfloat16)
+    assert compile_for_hopper(kernel, args, named)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 40])
 def test_offsets_of_64_bits_compile(launches, monkeypatch, channels):
     sizes = predictor_launch._sizes
-    monkeypatch.setattr(predictor_launch, "_sizes", lambda x, hidden: sizes(x, hidden) | {"WIDE": True})
+    monkeypatch.setattr(predictor_launch, "_sizes", lambda *of: sizes(*of) | {"WIDE": True})
     x = torch.empty(2, channels, 9, 9, memory_format=torch.channels_last)
     net = Predictor(
         torch.empty(16, channels, 1, 1), *(torch.empty(16) for _ in range(3)), torch.empty(4, 16, 1, 1), torch.empty(4)

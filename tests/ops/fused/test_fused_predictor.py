@@ -105,7 +105,7 @@ def test_many_tiles_and_programs(channels, training, monkeypatch):
 
 def test_offsets_of_64_bits(monkeypatch):
     sizes = launches._sizes
-    monkeypatch.setattr(launches, "_sizes", lambda x, hidden: sizes(x, hidden) | {"WIDE": True})
+    monkeypatch.setattr(launches, "_sizes", lambda *of: sizes(*of) | {"WIDE": True})
     check(predictor(35), torch.randn(2, 35, 7, 5, device=DEVICE)[..., ::2], 1e-5)
 
 

@@ -38,7 +38,8 @@ def is_dense(x: Tensor, U: Tensor, pixels: int) -> bool:
     if not wide and (faster or kernel * pixels < DENSE or kernel > len(U) * pixels):
         return False
     known = last or x.is_contiguous()
-    return known and x.is_cuda and torch.backends.cudnn.is_acceptable(x)
+    library = torch.backends.cudnn  # whose `is_acceptable` leaves bfloat16 out
+    return known and x.is_cuda and library.enabled and library.is_available()
 
 
 def convolve_each(

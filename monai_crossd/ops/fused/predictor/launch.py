@@ -32,6 +32,7 @@ MULTIPROCESSORS = 132  # of an H100 SXM or H200: tiles shrink while there are fe
 PROGRAMS = 528  # four a multiprocessor: one wave, or two where registers allow two; more only adds partial sums
 NUM_WARPS = 4  # one warp group, which a product of 64 rows takes
 NUM_STAGES = 3  # tiles in flight: 48 KiB of float32, so that four programs share a multiprocessor's 228 KiB
+CAST_BLOCK_C, CAST_NUM_STAGES = 128, 1  # where ``x`` is cast: it is stored from the registers that it is loaded into
 NUM_STAGES_DX = {2: 2, 4: 3}  # where ``dx`` is written, by bytes of a value
 RECOMPUTE = 2  # up to this many times the hidden channels in ``C``, reading ``x`` again is cheaper than storing ``h``
 
@@ -78,17 +79,18 @@ def _place(x: Tensor) -> tuple[int, int, int, int, bool]:
     return sb, sc, sh, sw, height == 1 or sh == width * sw
 
 
-def _sizes(x: Tensor, hidden: int) -> dict[str, Any]:
-    """What all kernels that may read ``x`` are told about it."""
+def _sizes(x: Tensor, hidden: int, cast: bool = False) -> dict[str, Any]:
+    """What all kernels that may read ``x``, or ``cast`` it, are told about it."""
     _, channels, height, width = x.shape
     sb, sc, sh, sw, flat = _place(x)
     last = max((channels - 1) * sc + (height - 1) * sh + (width - 1) * sw, height * width * max(hidden, channels))
     planes = channels if channels <= PLANES else 0
-    block_c = _power(channels) if planes else min(BLOCK_C, max(16, _power(channels)))
+    most, stages = (CAST_BLOCK_C, CAST_NUM_STAGES) if cast else (BLOCK_C, NUM_STAGES)
+    block_c = _power(channels) if planes else min(most, max(16, _power(channels)))
     return {
         "P": height * width, "C": channels, "W": width, "N": hidden, "sb": sb, "sc": sc, "sh": sh, "sw": sw,
         "PLANES": planes, "FLAT": flat, "WIDE": last >= 2**31, "BLOCK_C": block_c, "BLOCK_N": max(16, _power(hidden)),
-        "PRECISION": _precision(x.dtype), "num_stages": NUM_STAGES,
+        "PRECISION": _precision(x.dtype), "num_stages": stages,
     }  # fmt: skip
 
 
@@ -127,7 +129,7 @@ def _pool_hidden(
     modes: dict[str, Any],
 ) -> None:  # fmt: skip
     """From ``h`` or ``images`` to ``r``; ``args`` are what ``pool_kernel`` gets between those and sums."""
-    batch, pixels, sizes = x.shape[0], x.shape[2] * x.shape[3], _sizes(x, hidden)
+    batch, pixels, sizes = x.shape[0], x.shape[2] * x.shape[3], _sizes(x, hidden, images[1] is not None)
     block = _block(batch, pixels, _threads(sizes, modes["LOAD"]))
     tiles = cdiv(pixels, block["BLOCK_P"])
     run = cdiv(tiles, max(1, PROGRAMS // batch))
@@ -172,7 +174,7 @@ def write_pool(
     with torch.cuda.device_of(x):
         values = x.new_empty(shape_h(x, hidden, True)) if load and not keep else h
         if training:
-            sizes = _sizes(x, hidden)
+            sizes = _sizes(x, hidden, source is not None)
             tiles = _tiles(len(x), x.shape[2] * x.shape[3], _threads(sizes))
             parts = cdiv(tiles["all_tiles"], tiles["run"])
             part = x.new_empty((1 + 2 * hidden, parts), dtype=torch.float32)
