@@ -11,6 +11,7 @@ from monai_crossd.ops.fused.columns import launch as columns_launch
 from monai_crossd.ops.fused.columns import passes as columns
 from monai_crossd.ops.fused.conv import launch as conv_launch
 from monai_crossd.ops.fused.conv import mix_launch, rows
+from monai_crossd.ops.fused.conv import passes as conv_passes
 from monai_crossd.ops.fused.conv.boxes_kernels import box_conv_kernel
 from monai_crossd.ops.fused.conv.tables import BOXES
 from monai_crossd.ops.fused.images import halves, turn
@@ -99,6 +100,18 @@ def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, 
     assert len({kernel for kernel, _, _ in launches}) >= 13
     for kernel, args, named in launches:
         assert compile_for_hopper(kernel, args, named)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_kernels_for_the_library_compile(launches, memory_format):
+    x = torch.empty(2, 32, 8, 8, dtype=torch.bfloat16).to(memory_format=memory_format)
+    U, M = torch.empty(64, 32, 3, 3, 3), torch.empty(2, 9, 27)
+    k = conv_passes.mixed(x, U, M, 1)
+    conv_passes.mixed(x, U, M, 1, transposed=True)
+    conv_passes.launch_unmixed(k[:, None], U, M, True)
+    assert len(launches) == 4
+    for kernel, args, named in launches:
+        assert named["LIBRARY"] and compile_for_hopper(kernel, args, named)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -6,14 +6,16 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..images.halves import is_halved
+from ..images.layout import is_channels_last
 from ..sizes import precision
+from .mix_launch import empty_weights
 
 __all__ = ["convolve_each", "gradients_of_each", "is_dense"]
 
@@ -49,14 +51,14 @@ def convolve_each(
 
     Args:
         x: ``(B, C_in, H, W)``, contiguous or channels_last.
-        k: ``(B, K*K, C_out, C_in/groups)`` from ``mix``.
+        k: ``(B, K*K, C_out, C_in/groups)``, of ``mixed``.
         y: ``(B, C_out, H_out, W_out)`` in the memory format of ``x``, written.
         stride: in pixels, per axis.
         padding: in pixels, per axis.
         dilation: in pixels, per axis.
         groups: of the convolution.
     """
-    for image, kernel, out in zip(x.split(1), _as_weights(k, x), y.split(1), strict=True):
+    for image, kernel, out in zip(x.split(1), _as_weights(k), y.split(1), strict=True):
         if not x.is_cuda:
             out.copy_(F.conv2d(image, kernel, None, stride, padding, dilation, groups))
             continue
@@ -67,39 +69,54 @@ def convolve_each(
 
 
 def gradients_of_each(
-    dy: Tensor, x: Tensor, k: Tensor, dx: Tensor | None, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], groups: int,
+    dy: Tensor, x: Tensor, kernels: Callable[[bool], Tensor], dx: Tensor | None, size: int, stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int], groups: int,
 ) -> Tensor:  # fmt: skip
     """Gradients of :func:`convolve_each`, by one call of the library an image too.
 
     Args:
         dy: ``(B, C_out, H_out, W_out)`` of any strides.
         x: as of :func:`convolve_each`, and so what is not named here.
-        k: see ``x``.
-        dx: in the shape of ``x``, written; ``None`` where it is not needed.
+        kernels: returns them, or what ``mixed`` makes of them for a gradient, where it is given true; not called
+            without ``dx``.
+        dx: in the shape and memory format of ``x``, written; ``None`` where it is not needed.
+        size: ``K``.
         stride: see ``x``.
         padding: see ``x``.
         dilation: see ``x``.
         groups: see ``x``.
 
     Returns:
-        the gradient to ``k``, as ``kernel_grad`` returns it: ``(B, 1, K*K, C_out, C_in/groups)``.
+        the gradient to the kernels, ``(B, 1, K*K, C_out, C_in/groups)``, whose values lie as those do.
     """
-    (batch, taps, c_out, red), size = k.shape, math.isqrt(k.shape[1])
-    dk = torch.empty((batch, size, size, c_out, red), dtype=x.dtype, device=x.device)
-    weights = _as_weights(k, x)
+    last = is_channels_last(x)
+    dy = dy.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    if dx is not None:
+        around = [apart * (size - 1) - pad for pad, apart in zip(padding, dilation, strict=True)]
+        if max(stride) == 1 and min(around) >= 0:  # a convolution itself, for which the library is faster
+            convolve_each(dy, kernels(True), dx, stride, around, dilation, groups)
+        else:
+            _gradients_to_images(dy, x, kernels(False), dx, stride, padding, dilation, groups)
+    shape = (len(x), size * size, dy.shape[1], x.shape[1] // groups)
+    dk = empty_weights(shape, last, x.dtype, x.device)
+    weights = _as_weights(dk)
     with _streams(x.device) as streams:
-        each = zip(streams, dy.split(1), x.split(1), weights, strict=False)
-        for b, (stream, gradient, image, kernel) in enumerate(each):
+        for stream, gradient, image, out in zip(streams, dy.split(1), x.split(1), weights, strict=False):
             with torch.cuda.stream(stream):
-                dimage, dkernel, _ = torch.ops.aten.convolution_backward(
-                    gradient, image, kernel, None, stride, padding, dilation, False, (0, 0), groups,
-                    [dx is not None, True, False],
-                )  # fmt: skip
-                if dx is not None:
-                    dx[b].copy_(dimage[0])
-                dk[b].copy_(dkernel.permute(2, 3, 0, 1))
-    return dk.view(batch, 1, taps, c_out, red)
+                _, found, _ = torch.ops.aten.convolution_backward(
+                    gradient, image, out, None, stride, padding, dilation, False, (0, 0), groups, [False, True, False]
+                )
+                out.copy_(found)
+    return dk[:, None]
+
+
+def _gradients_to_images(dy, x, k, dx, stride, padding, dilation, groups) -> None:
+    """Written into ``dx``, by the library's own gradient."""
+    for gradient, image, kernel, out in zip(dy.split(1), x.split(1), _as_weights(k), dx.split(1), strict=True):
+        found, _, _ = torch.ops.aten.convolution_backward(
+            gradient, image, kernel, None, stride, padding, dilation, False, (0, 0), groups, [True, False, False]
+        )
+        out.copy_(found)
 
 
 @contextlib.contextmanager
@@ -122,10 +139,7 @@ def _other_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _as_weights(k: Tensor, x: Tensor) -> Tensor:
-    """Kernels as the library's weights, ``(B, C_out, C_in/groups, K, K)``, in the memory format of ``x``."""
-    (batch, _, c_out, red), size, last = k.shape, math.isqrt(k.shape[1]), x.stride(1) == 1
-    k = (k.permute(0, 2, 1, 3) if last else k.permute(0, 2, 3, 1)).contiguous()
-    return (
-        k.view(batch, c_out, size, size, red).permute(0, 1, 4, 2, 3) if last else k.view(batch, c_out, red, size, size)
-    )
+def _as_weights(k: Tensor) -> Tensor:
+    """Kernels ``(B, K*K, C', C/groups)`` as the library's weights, ``(B, C', C/groups, K, K)``, which are a view."""
+    size = math.isqrt(k.shape[1])
+    return k.unflatten(1, (size, size)).permute(0, 3, 4, 1, 2)

@@ -11,15 +11,28 @@ from monai_crossd.ops.fused.language import jit, tl
 __all__ = ["mix_kernel", "unmix_m_kernel", "unmix_u_kernel"]
 
 
+@jit()
+def _places(r, n, n_values, inner, step_t, step_c, T: tl.constexpr, LIBRARY: tl.constexpr):
+    """Where values of kernels lie, ``r = (b, t)`` and ``n = (o, c)``: in this order, or (b, o, c, t) or (b, o, t, c)."""
+    r = r.to(tl.int64)
+    if LIBRARY:
+        return (r // T * T * n_values + r % T * step_t)[:, None] + (n // inner * inner * T + n % inner * step_c)[
+            None, :
+        ]
+    return r[:, None] * n_values + n[None, :]
+
+
 @jit("n_rows", "share")
 def mix_kernel(
-    u, m, k, bounds, k_factor, n_values, n_rows, share, rows, red,
-    S: tl.constexpr, PITCH: tl.constexpr, TRANSPOSED: tl.constexpr, BOUNDS: tl.constexpr,
+    u, m, k, bounds, k_factor, n_values, n_rows, share, rows, red, inner, step_t, step_c,
+    T: tl.constexpr, S: tl.constexpr, PITCH: tl.constexpr, TRANSPOSED: tl.constexpr, LIBRARY: tl.constexpr,
+    BOUNDS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``k[r, n] = sum_s m[r, s] u[n, s]`` for a block of ``n``, in the order of k, and a share of ``r = (b, t)``.
 
-    Rows of ``m`` are ``PITCH`` apart, with zeros from ``S`` on.
+    Rows of ``m`` are ``PITCH`` apart, with zeros from ``S`` on. Taps are in reverse order where they are ``TRANSPOSED``
+    for a ``LIBRARY``.
 
     With ``bounds``, partial maxima of ``|u|`` and of sums of ``|m|``, k is scaled, and its factor stored.
     """
@@ -53,7 +66,9 @@ def mix_kernel(
                 mt = tl.load(m_at + s0, mask=r_ok & (s0 + s < PITCH)[None, :], other=0.0)
                 ut = tl.load(u_at + s0, mask=n_ok & (s0 + s < S)[:, None], other=0.0).to(tl.float32)
                 acc = tl.dot(mt, ut, acc, input_precision=PRECISION)
-        k_at = k + r.to(tl.int64)[:, None] * n_values + n[None, :]
+        if TRANSPOSED and LIBRARY:
+            r += T - 1 - r % T * 2
+        k_at = k + _places(r, n, n_values, inner, step_t, step_c, T, LIBRARY)
         if bounds is not None:
             acc *= scale
         tl.store(k_at, acc.to(k.dtype.element_ty), mask=r_ok & n_ok)
@@ -71,8 +86,8 @@ def _product(few, dk, acc, PRECISION: tl.constexpr):
 
 @jit("n_rows", "parts")
 def unmix_u_kernel(
-    m, dk, du, n_rows, n_values, parts,
-    T: tl.constexpr, S: tl.constexpr, PITCH: tl.constexpr, ADD: tl.constexpr,
+    m, dk, du, n_rows, n_values, parts, inner, step_t, step_c,
+    T: tl.constexpr, LIBRARY: tl.constexpr, S: tl.constexpr, PITCH: tl.constexpr, ADD: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``du[n, s] = sum_r dk[r, n] m[image and tap of r, s]`` over all rows ``r = (b, part, t)`` of ``dk``.
@@ -88,7 +103,7 @@ def unmix_u_kernel(
         r_ok = r < n_rows
         row = r // (parts * T) * T + r % T
         mt = tl.load(m + row[None, :] * PITCH + s[:, None], mask=r_ok[None, :] & (s < PITCH)[:, None], other=0.0)
-        at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
+        at = dk + _places(r, n, n_values, inner, step_t, step_c, T, LIBRARY)
         dkt = tl.load(at, mask=r_ok[:, None] & n_ok, other=0.0)  # (BLOCK_R, BLOCK_N)
         acc = _product(mt, dkt, acc, PRECISION)
     du_at, ok = du + n[None, :] * S + s[:, None], n_ok & s_ok
@@ -99,8 +114,9 @@ def unmix_u_kernel(
 
 @jit("n_rows")
 def unmix_m_kernel(
-    u, dk, dm, n_rows, n_values, share,
-    S: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
+    u, dk, dm, n_rows, n_values, share, inner, step_t, step_c,
+    T: tl.constexpr, LIBRARY: tl.constexpr, S: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``dm[share of n, r, s] = sum_n dk[r, n] u[n, s]`` for a block of rows ``r`` of ``dk`` and a share of ``n``."""
     r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -112,7 +128,7 @@ def unmix_m_kernel(
     for first in range(start, tl.minimum(start + share, n_values), BLOCK_N):
         n = first + tl.arange(0, BLOCK_N)
         n_ok = n < n_values
-        at = dk + r.to(tl.int64)[:, None] * n_values + n[None, :]
+        at = dk + _places(r, n, n_values, inner, step_t, step_c, T, LIBRARY)
         dkt = tl.load(at, mask=r_ok[:, None] & n_ok[None, :], other=0.0)
         if HALF:
             ut = tl.load(u + n[None, :] * S + s[:, None], mask=n_ok[None, :] & s_ok[:, None], other=0.0).to(tl.float32)

@@ -13,7 +13,7 @@ from ..sizes import block, cdiv, precision
 from .mix_kernels import mix_kernel, unmix_m_kernel, unmix_u_kernel
 from .tables import ANY, MIX, UNMIX, Launch, arithmetic
 
-__all__ = ["image_numbers", "mix", "unmix_m", "unmix_u"]
+__all__ = ["empty_weights", "image_numbers", "mix", "unmix_m", "unmix_u"]
 
 TILE = 4096  # values of U that mix keeps in registers: 128 rows of 32
 PROGRAMS = 264  # two for each of 132 multiprocessors
@@ -32,9 +32,17 @@ def image_numbers(U: Tensor) -> int:
     return U.numel() // U.shape[2]
 
 
+def empty_weights(shape: tuple[int, int, int, int], last: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kernels ``(B, K*K, C', C/groups)`` that lie as torch's library takes weights, channels_last or not."""
+    batch, taps, rows, red = shape
+    if last:
+        return torch.empty((batch, rows, taps, red), dtype=dtype, device=device).transpose(1, 2)
+    return torch.empty((batch, rows, red, taps), dtype=dtype, device=device).permute(0, 3, 1, 2)
+
+
 def mix(
     U: Tensor, M: Tensor, dtype: torch.dtype, groups: int, transposed: bool = False, bounds: Tensor | None = None,
-    blocks: Launch | None = None,
+    blocks: Launch | None = None, library: str = "",
 ) -> Scaled:  # fmt: skip
     """``k[b, t] = U M[b, t]``, in the layout whose last axis the convolution sums over.
 
@@ -46,6 +54,8 @@ def mix(
         transposed: for the gradient to the input.
         bounds: those of ``Ranges``, for kernels as scaled float16.
         blocks: block sizes, by default ``MIX``.
+        library: ``"channels_last"`` or ``"contiguous"`` as :func:`empty_weights` lays them out, taps in reverse order
+            where they are transposed; by default contiguous in the shape below.
 
     Returns:
         ``(B, K*K, C_out, C_in/groups)``, transposed ``(B, K*K, C_in, C_out/groups)``; with bounds also one factor.
@@ -54,17 +64,25 @@ def mix(
     dtype = dtype if bounds is None else torch.float16
     n, rows, blocks = c_out * red, c_out // groups, blocks or MIX[arithmetic(dtype)]
     sizes = _mix_blocks(blocks, n, batch * taps, depth)
-    layout = (groups * red, rows) if transposed else (c_out, red)
-    k = torch.empty((batch, taps, *layout), dtype=dtype, device=U.device)
+    shape = (batch, taps, *((groups * red, rows) if transposed else (c_out, red)))
+    if library:
+        k = empty_weights(shape, library == "channels_last", dtype, U.device)
+    else:
+        k = torch.empty(shape, dtype=dtype, device=U.device)
     factor = None if bounds is None else torch.empty((1,), dtype=torch.float32, device=U.device)
     columns, block_r = cdiv(n, sizes["BLOCK_N"]), sizes["BLOCK_R"]
     share = cdiv(cdiv(batch * taps, block_r), max(1, 2 * PROGRAMS // columns)) * block_r
     launch(
         mix_kernel, (columns, cdiv(batch * taps, share)), U, M, k, bounds, factor, n, batch * taps, share, rows,
-        red, S=depth, PITCH=M.stride(1), TRANSPOSED=transposed, BOUNDS=BOUNDS, **sizes, PRECISION=precision(dtype),
-        num_warps=blocks.num_warps, num_stages=blocks.num_stages,
+        red, *_steps(k), T=taps, S=depth, PITCH=M.stride(1), TRANSPOSED=transposed, LIBRARY=bool(library),
+        BOUNDS=BOUNDS, **sizes, PRECISION=precision(dtype), num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
     return Scaled(k, factor)
+
+
+def _steps(k: Tensor) -> tuple[int, int, int]:
+    """Numbers of the last axis, and strides of taps and of that."""
+    return k.shape[-1], k.stride(-3), k.stride(-1)
 
 
 def unmix_u(M: Tensor, dk: Tensor, du: Tensor, add: bool, blocks: Launch | None = None) -> None:
@@ -72,7 +90,7 @@ def unmix_u(M: Tensor, dk: Tensor, du: Tensor, add: bool, blocks: Launch | None 
 
     Args:
         M: shift operators ``(B, K*K, K*K*K)``, float32, contiguous or of ``aligned``.
-        dk: from ``kernel_grad``.
+        dk: from ``kernel_grad``, or of ``empty_weights``.
         du: in the shape of ``U``, contiguous, written.
         add: whether to add to what ``du`` holds.
         blocks: block sizes, by default ``UNMIX``.
@@ -82,7 +100,7 @@ def unmix_u(M: Tensor, dk: Tensor, du: Tensor, add: bool, blocks: Launch | None 
     block_n, sizes = block(blocks.block_m, n), _unmix_blocks(dk, M, blocks)
     launch(
         unmix_u_kernel, (cdiv(n, block_n), cdiv(depth, sizes["BLOCK_S"])), M, dk, du, rows, n, dk.shape[1],
-        T=taps, PITCH=M.stride(1), ADD=add, BLOCK_N=block_n, **sizes,
+        *_steps(dk), PITCH=M.stride(1), ADD=add, BLOCK_N=block_n, **sizes,
     )  # fmt: skip
 
 
@@ -92,7 +110,7 @@ def unmix_m(U: Tensor, M: Tensor, dk: Tensor, blocks: Launch | None = None) -> T
     Args:
         U: knowledge base ``(C_out, C_in/groups, K, K, K)``, contiguous.
         M: shift operators ``(B, K*K, K*K*K)``, for their shape.
-        dk: from ``kernel_grad``.
+        dk: from ``kernel_grad``, or of ``empty_weights``.
         blocks: block sizes, by default ``UNMIX``.
 
     Returns:
@@ -104,7 +122,9 @@ def unmix_m(U: Tensor, M: Tensor, dk: Tensor, blocks: Launch | None = None) -> T
     of_rows, of_depth = cdiv(rows, sizes["BLOCK_R"]), cdiv(depth, sizes["BLOCK_S"])
     share = cdiv(cdiv(n, cdiv(PROGRAMS, of_rows * of_depth)), block_n) * block_n
     dm = torch.empty((cdiv(n, share), batch, parts, taps, depth), dtype=torch.float32, device=U.device)
-    launch(unmix_m_kernel, (of_rows, len(dm), of_depth), U, dk, dm, rows, n, share, BLOCK_N=block_n, **sizes)
+    launch(
+        unmix_m_kernel, (of_rows, len(dm), of_depth), U, dk, dm, rows, n, share, *_steps(dk), BLOCK_N=block_n, **sizes
+    )
     return dm
 
 
@@ -116,6 +136,7 @@ def _unmix_blocks(dk: Tensor, M: Tensor, blocks: Launch) -> dict[str, Any]:
     """What both kernels are told besides their rows of ``U``."""
     batch, taps, depth = M.shape
     return {
-        "S": depth, "BLOCK_R": block(blocks.block_k, batch * dk.shape[1] * taps), "BLOCK_S": block(32, depth),
+        "T": taps, "LIBRARY": not dk.is_contiguous(), "S": depth,
+        "BLOCK_R": block(blocks.block_k, batch * dk.shape[1] * taps), "BLOCK_S": block(32, depth),
         "PRECISION": precision(dk.dtype), "num_warps": blocks.num_warps, "num_stages": blocks.num_stages,
     }  # fmt: skip

@@ -6,6 +6,7 @@ backward pass, which mixes them again. ``kernels`` counts what it moves.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,7 +112,8 @@ def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tens
     dy, U, M = dy.to(x.dtype), U.contiguous(), aligned(M)
     into = dx if need[0] else None
     if way == "dense":
-        dk = gradients_of_each(dy, x, passes.mixed(x, U, M, groups), into, stride, padding, dilation, groups)
+        kernels = partial(passes.mixed, x, U, M, groups)
+        dk = gradients_of_each(dy, x, kernels, into, U.shape[2], stride, padding, dilation, groups)
         of_weight, of_M = passes.launch_unmixed(dk, U, M, need[1])
         return dx, of_weight[0] if need[1] else dU, of_M.sum((0, 2)) if need[2] else dM
     dy, x = channels_last(dy), channels_last(x)

@@ -48,12 +48,13 @@ def gradients_by_images(
     """The same for images that were convolved one by one."""
     same, conv, dimages = images is x, call.conv, _empty_gradient(images, needs)
 
-    def kernels(images: Tensor, U: Tensor, state: Tensor) -> list[Tensor]:
-        return [fused_conv.mixed(images, U, operator_of(state, images, U), conv.groups)]
+    def kernels(transposed: bool) -> Tensor:
+        def launches(images: Tensor, U: Tensor, state: Tensor) -> list[Tensor]:
+            return [fused_conv.mixed(images, U, operator_of(state, images, U), conv.groups, transposed)]
 
-    (k,) = repeated(("kernels", key), kernels, images, U, state)
-    dk = gradients_of_each(dy, images, k, dimages, *conv[:3], conv.groups)
-    del k
+        return repeated(("kernels", key), launches, images, U, state)[0]
+
+    dk = gradients_of_each(dy, images, kernels, dimages, U.shape[2], *conv[:3], conv.groups)
 
     def launches(dk: Tensor, x: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
         dU, sums = fused_conv.launch_unmixed(dk, U, operator_of(rest[6], x, U), needs.weight)
