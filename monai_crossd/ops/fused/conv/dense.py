@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -99,14 +96,11 @@ def gradients_of_each(
             _gradients_to_images(dy, x, kernels(False), dx, stride, padding, dilation, groups)
     shape = (len(x), size * size, dy.shape[1], x.shape[1] // groups)
     dk = empty_weights(shape, last, x.dtype, x.device)
-    weights = _as_weights(dk)
-    with _streams(x.device) as streams:
-        for stream, gradient, image, out in zip(streams, dy.split(1), x.split(1), weights, strict=False):
-            with torch.cuda.stream(stream):
-                _, found, _ = torch.ops.aten.convolution_backward(
-                    gradient, image, out, None, stride, padding, dilation, False, (0, 0), groups, [False, True, False]
-                )
-                out.copy_(found)
+    for gradient, image, out in zip(dy.split(1), x.split(1), _as_weights(dk), strict=True):
+        _, found, _ = torch.ops.aten.convolution_backward(
+            gradient, image, out, None, stride, padding, dilation, False, (0, 0), groups, [False, True, False]
+        )
+        out.copy_(found)
     return dk[:, None]
 
 
@@ -117,26 +111,6 @@ def _gradients_to_images(dy, x, k, dx, stride, padding, dilation, groups) -> Non
             gradient, image, kernel, None, stride, padding, dilation, False, (0, 0), groups, [True, False, False]
         )
         out.copy_(found)
-
-
-@contextlib.contextmanager
-def _streams(device: torch.device) -> Iterator[Iterator[torch.cuda.Stream | None]]:
-    """The current stream and another, in turn, so that an image's copies are made beside the next one's products."""
-    if device.type != "cuda":
-        yield itertools.repeat(None)
-        return
-    current, other = torch.cuda.current_stream(device), _other_stream(device)
-    other.wait_stream(current)
-    try:
-        yield itertools.cycle((current, other))
-    finally:
-        current.wait_stream(other)
-
-
-@functools.cache
-def _other_stream(device: torch.device) -> torch.cuda.Stream:
-    """Always the same, so that torch's allocator gives it the same memory again."""
-    return torch.cuda.Stream(device)
 
 
 def _as_weights(k: Tensor) -> Tensor:

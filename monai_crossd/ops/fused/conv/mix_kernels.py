@@ -13,7 +13,7 @@ __all__ = ["mix_kernel", "unmix_m_kernel", "unmix_u_kernel"]
 
 @jit()
 def _places(r, n, n_values, inner, step_t, step_c, T: tl.constexpr, LIBRARY: tl.constexpr):
-    """Where values of kernels lie, ``r = (b, t)`` and ``n = (o, c)``: in this order, or (b, o, c, t) or (b, o, t, c)."""
+    """Where values of kernels lie, ``r = (b, t)`` and ``n = (o, c)``: so, or as (b, o, c, t) or (b, o, t, c)."""
     r = r.to(tl.int64)
     if LIBRARY:
         return (r // T * T * n_values + r % T * step_t)[:, None] + (n // inner * inner * T + n % inner * step_c)[

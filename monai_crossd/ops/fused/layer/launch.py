@@ -46,7 +46,7 @@ class Call(NamedTuple):
     momentum: float | None
     keep: bool  # what backward needs
     halved: bool  # whether forward keeps ranges
-    last: bool  # whether the output is channels_last whatever the images are, but for the library's
+    last: bool  # whether the output is channels_last whatever the images are
 
 
 class Needs(NamedTuple):

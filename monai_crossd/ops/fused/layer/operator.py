@@ -64,7 +64,7 @@ def _fake(x, padded, U, w1, b1, gamma, beta, w2, b2, mean, var, *given):
     shape = (len(x), len(U), *size)
     way = fused_conv.chosen_way(images, U, size, call.conv.groups, True)
     kept = state_size(way, shape, x, U, Predictor(w1, b1, gamma, beta, w2, b2), call) if call.keep else 0
-    return empty_images(images, shape, is_last(way, images, call)), x.new_empty(kept, dtype=torch.float32)
+    return empty_images(images, shape, is_last(images, call)), x.new_empty(kept, dtype=torch.float32)
 
 
 def _fake_backward(dy, x, padded, U, w1, b1, gamma, beta, w2, b2, state, *given):

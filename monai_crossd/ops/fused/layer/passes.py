@@ -54,6 +54,8 @@ def convolved(
 
     key, sources = _key(x, images, U, (*net, *running), call), () if source is None else (source,)
     way = remembered(key if source is None else (source.dtype, key), find)
+    if way.name == "dense" and way.last:  # as the library's output is
+        images = images.contiguous(memory_format=torch.channels_last)
     *state, found = repeated(way.key, launches, x, images, U, *net, *running, *sources)
     if way.name == "dense":
         y = empty_images(images, (len(images), len(U), *way.size), way.last)
@@ -88,12 +90,12 @@ def _way(x: Tensor, images: Tensor, U: Tensor, call: Call) -> Way:
     check_images(images, U, *call.conv[:3], call.conv.groups)
     size = output_size(images, U.shape[2], *call.conv[:3])
     name = fused_conv.chosen_way(images, U, size, call.conv.groups, True)
-    return Way(name, size, is_last(name, images, call), object())
+    return Way(name, size, is_last(images, call), object())
 
 
-def is_last(name: str, images: Tensor, call: Call) -> bool:
-    """Whether the output of images that are convolved in this way is channels_last."""
-    return is_channels_last(images) or (call.last and name != "dense")
+def is_last(images: Tensor, call: Call) -> bool:
+    """Whether the output is channels_last; a graph is kept between processes, so there it hangs on arguments alone."""
+    return call.last or is_channels_last(images)
 
 
 def _key(x: Tensor, images: Tensor, U: Tensor, others: Sequence[Tensor], call: Call) -> tuple[Any, ...]:
