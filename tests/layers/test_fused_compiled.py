@@ -40,6 +40,12 @@ def in_both(conv, x, **arguments):
     return found
 
 
+def assert_near(found, expected):
+    """For what a library computes in one memory format and in the other."""
+    for one, other in zip(found, expected, strict=True):
+        assert (one.double() - other.double()).norm() <= 1e-5 * other.double().norm() + 1e-6
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "arguments", [{"stride": 2}, {"padding_mode": "reflect", "groups": 2}, {"dilation": 2}], ids=str
@@ -68,7 +74,7 @@ def test_large_images_by_the_library(monkeypatch):
     for channels_last in (torch.channels_last, torch.contiguous_format):
         x = torch.randn(2, 4, 6, 6, device=DEVICE).contiguous(memory_format=channels_last)
         eager, compiled = in_both(conv, x)
-        assert_close(compiled, eager)
+        assert_near(compiled, eager)
         assert compiled[0].is_contiguous(memory_format=torch.channels_last)  # as it is by other ways
 
 
@@ -86,7 +92,7 @@ def test_steps_as_one_cuda_graph(dense, monkeypatch):
             leaf = x.clone().requires_grad_()
             grads = torch.autograd.grad(run(leaf).square().sum(), (leaf, *net.parameters()))
             found.append([one.clone() for one in (*grads, *net.buffers())])
-        assert_close(*found)
+        assert_near(*found)
 
 
 def test_batches_of_another_size_in_one_graph():
