@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from monai_crossd.ops.fused.layer import autocast
+
 pytestmark = [
     pytest.mark.usefixtures("ieee"),
     needs_kernels,
@@ -218,9 +220,11 @@ class Casts(TorchDispatchMode):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_autocast_casts_images_alone(dtype, channels_last, training, channels, size):
+def test_autocast_casts_images_alone(dtype, channels_last, training, channels, size, monkeypatch):
     if DEVICE == "cpu" and dtype == torch.bfloat16:
         pytest.skip("the interpreter rounds to bfloat16 otherwise than torch")
+    nothing = torch.tensor(float("nan"), dtype=dtype, device=DEVICE)
+    monkeypatch.setattr(autocast, "_without_values", lambda x, dtype: torch.empty_like(x, dtype=dtype).copy_(nothing))
     conv = layer(channels, padding=1).train(training)
     x, dy = torch.randn(2, channels, size, size, device=DEVICE), torch.randn(2, 17, size, size, device=DEVICE)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
@@ -228,9 +232,10 @@ def test_autocast_casts_images_alone(dtype, channels_last, training, channels, s
         expected = results(copy.deepcopy(conv), x.to(dtype), dy)
         with torch.autocast(DEVICE, dtype):
             actual = results(copy.deepcopy(conv), x, dy)
-            with torch.no_grad(), Casts() as casts:
-                y = copy.deepcopy(conv)(x)
-        assert casts.count == (not channels_last)  # else the predictor's kernel does it
+            for grad in (False, True):
+                with torch.set_grad_enabled(grad), Casts() as casts:
+                    y = copy.deepcopy(conv)(x.detach().requires_grad_(grad))
+                assert casts.count == (not channels_last)  # else the predictor's kernel does it
         assert actual[0].dtype == dtype and actual[1].dtype == torch.float32
         assert actual[0].stride() == expected[0].stride()
         assert torch.equal(y, expected[0])
@@ -276,3 +281,5 @@ def test_forward_derivatives_and_vmap_are_refused():
             conv(torch.autograd.forward_ad.make_dual(x, x))
         with mode(), pytest.raises(RuntimeError, match="setup_context"):
             torch.vmap(conv)(x[None])
+        with mode(), torch.autocast(DEVICE, torch.bfloat16), pytest.raises(RuntimeError, match="setup_context"):
+            torch.vmap(conv)(x.contiguous(memory_format=torch.channels_last)[None])

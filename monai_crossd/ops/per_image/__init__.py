@@ -15,7 +15,7 @@ a whole batch never stand in memory. Four forms, each a preparation that is chea
 """
 
 from .arguments import ConvArguments, output_size
-from .function import FORMS, apart, conv_per_image, graph_of_gradients, is_batched
+from .function import FORMS, apart, conv_per_image, graph_of_gradients, is_batched, is_transformed
 from .grouped import grouped_conv
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "graph_of_gradients",
     "grouped_conv",
     "is_batched",
+    "is_transformed",
     "output_size",
 ]

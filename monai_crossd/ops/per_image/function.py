@@ -108,6 +108,11 @@ def is_batched(dy: Tensor) -> bool:
     return functorch.is_legacy_batchedtensor(dy) or functorch.is_functorch_wrapped_tensor(dy)
 
 
+def is_transformed() -> bool:
+    """Whether forward derivatives or ``vmap`` are asked for."""
+    return torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
 def apart(*inputs: Any) -> list[Any]:
     """The same tensors, of which none comes from another: an operator is made of the images that it goes with."""
     return [None if t is None else t.view_as(t) for t in inputs]

@@ -62,7 +62,7 @@ def test_kernels_lie_as_the_library_takes_them(memory_format, c_out, red, size, 
     M = torch.randn(3, size**2, size**3, device=DEVICE)
     k = mix(U, M, torch.float32, groups).values
     for turned, expected in ((False, k), (True, transposed(k, groups))):
-        found = fused_conv.mixed(x, U, M, groups, turned)
+        found = fused_conv.mixed(x, U, M, groups, memory_format == torch.channels_last, turned)
         weights = found.unflatten(1, (size, size)).permute(0, 3, 4, 1, 2)
         assert torch.equal(found, expected) and weights[0].is_contiguous(memory_format=memory_format)
     dk = torch.randn_like(k)

@@ -47,9 +47,9 @@ def convolve_each(
     """Convolve every image with its own kernel and write into ``y``, by one call of the library an image.
 
     Args:
-        x: ``(B, C_in, H, W)``, contiguous or channels_last.
+        x: ``(B, C_in, H, W)`` of any strides, which are copied one by one where they are not as ``y``.
         k: ``(B, K*K, C_out, C_in/groups)``, of ``mixed``.
-        y: ``(B, C_out, H_out, W_out)`` in the memory format of ``x``, written.
+        y: ``(B, C_out, H_out, W_out)``, contiguous or channels_last, written.
         stride: in pixels, per axis.
         padding: in pixels, per axis.
         dilation: in pixels, per axis.
@@ -60,7 +60,7 @@ def convolve_each(
             out.copy_(F.conv2d(image, kernel, None, stride, padding, dilation, groups))
             continue
         torch.ops.aten.cudnn_convolution.out(
-            image, kernel, padding, stride, dilation, groups, torch.backends.cudnn.benchmark,
+            _laid_out(image, y), kernel, padding, stride, dilation, groups, torch.backends.cudnn.benchmark,
             torch.backends.cudnn.deterministic, precision(x.dtype) == "tf32", out=out,
         )  # fmt: skip
 
@@ -73,9 +73,8 @@ def gradients_of_each(
 
     Args:
         dy: ``(B, C_out, H_out, W_out)`` of any strides.
-        x: as of :func:`convolve_each`, and so what is not named here.
-        kernels: returns them, or what ``mixed`` makes of them for a gradient, where it is given true; not called
-            without ``dx``.
+        x: ``(B, C_in, H, W)``, contiguous or channels_last; what is not named here as of :func:`convolve_each`.
+        kernels: makes all of them by ``mixed``, transposed where it is given true; not called without ``dx``.
         dx: in the shape and memory format of ``x``, written; ``None`` where it is not needed.
         size: ``K``.
         stride: see ``x``.
@@ -86,8 +85,6 @@ def gradients_of_each(
     Returns:
         the gradient to the kernels, ``(B, 1, K*K, C_out, C_in/groups)``, whose values lie as those do.
     """
-    last = is_channels_last(x)
-    dy = dy.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     if dx is not None:
         around = [apart * (size - 1) - pad for pad, apart in zip(padding, dilation, strict=True)]
         if max(stride) == 1 and min(around) >= 0:  # a convolution itself, for which the library is faster
@@ -95,10 +92,20 @@ def gradients_of_each(
         else:
             _gradients_to_images(dy, x, kernels(False), dx, stride, padding, dilation, groups)
     shape = (len(x), size * size, dy.shape[1], x.shape[1] // groups)
-    dk = empty_weights(shape, last, x.dtype, x.device)
+    dk = empty_weights(shape, is_channels_last(x), x.dtype, x.device)
     for gradient, image, out in zip(dy.split(1), x.split(1), _as_weights(dk), strict=True):
         _, found, _ = torch.ops.aten.convolution_backward(
-            gradient, image, out, None, stride, padding, dilation, False, (0, 0), groups, [False, True, False]
+            _laid_out(gradient, x),
+            image,
+            out,
+            None,
+            stride,
+            padding,
+            dilation,
+            False,
+            (0, 0),
+            groups,
+            [False, True, False],
         )
         out.copy_(found)
     return dk[:, None]
@@ -108,9 +115,24 @@ def _gradients_to_images(dy, x, k, dx, stride, padding, dilation, groups) -> Non
     """Written into ``dx``, by the library's own gradient."""
     for gradient, image, kernel, out in zip(dy.split(1), x.split(1), _as_weights(k), dx.split(1), strict=True):
         found, _, _ = torch.ops.aten.convolution_backward(
-            gradient, image, kernel, None, stride, padding, dilation, False, (0, 0), groups, [True, False, False]
+            _laid_out(gradient, x),
+            image,
+            kernel,
+            None,
+            stride,
+            padding,
+            dilation,
+            False,
+            (0, 0),
+            groups,
+            [True, False, False],
         )
         out.copy_(found)
+
+
+def _laid_out(image: Tensor, like: Tensor) -> Tensor:
+    """In the memory format of other images, copied where it is not."""
+    return image.contiguous(memory_format=torch.channels_last if is_channels_last(like) else torch.contiguous_format)
 
 
 def _as_weights(k: Tensor) -> Tensor:

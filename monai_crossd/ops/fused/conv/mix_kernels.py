@@ -13,7 +13,7 @@ __all__ = ["mix_kernel", "unmix_m_kernel", "unmix_u_kernel"]
 
 @jit()
 def _places(r, n, n_values, inner, step_t, step_c, T: tl.constexpr, LIBRARY: tl.constexpr):
-    """Where values of kernels lie, ``r = (b, t)`` and ``n = (o, c)``: so, or as (b, o, c, t) or (b, o, t, c)."""
+    """Where values of kernels lie, ``r = (b, t)`` and ``n = (o, c)``: as (b, t, o, c), (b, o, c, t) or (b, o, t, c)."""
     r = r.to(tl.int64)
     if LIBRARY:
         return (r // T * T * n_values + r % T * step_t)[:, None] + (n // inner * inner * T + n % inner * step_c)[
@@ -29,7 +29,7 @@ def mix_kernel(
     BOUNDS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``k[r, n] = sum_s m[r, s] u[n, s]`` for a block of ``n``, in the order of k, and a share of ``r = (b, t)``.
+    """``k[r, n] = sum_s m[r, s] u[n, s]`` for a block of ``n = (o, c)`` and a share of ``r = (b, t)``.
 
     Rows of ``m`` are ``PITCH`` apart, with zeros from ``S`` on. Taps are in reverse order where they are ``TRANSPOSED``
     for a ``LIBRARY``.
@@ -97,7 +97,9 @@ def unmix_u_kernel(
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)
     n_ok, s_ok = (n < n_values)[None, :], (s < S)[:, None]
-    acc = tl.zeros((BLOCK_S, BLOCK_N), tl.float32)  # values lie side by side in dk: as columns they need no turning
+    acc = tl.zeros(
+        (BLOCK_S, BLOCK_N), tl.float32
+    )  # mostly values lie side by side in dk: as columns they need no turning
     for first in range(0, n_rows, BLOCK_R):
         r = first + tl.arange(0, BLOCK_R)
         r_ok = r < n_rows

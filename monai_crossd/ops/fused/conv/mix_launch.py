@@ -42,7 +42,7 @@ def empty_weights(shape: tuple[int, int, int, int], last: bool, dtype: torch.dty
 
 def mix(
     U: Tensor, M: Tensor, dtype: torch.dtype, groups: int, transposed: bool = False, bounds: Tensor | None = None,
-    blocks: Launch | None = None, library: str = "",
+    blocks: Launch | None = None, last: bool | None = None,
 ) -> Scaled:  # fmt: skip
     """``k[b, t] = U M[b, t]``, in the layout whose last axis the convolution sums over.
 
@@ -54,8 +54,8 @@ def mix(
         transposed: for the gradient to the input.
         bounds: those of ``Ranges``, for kernels as scaled float16.
         blocks: block sizes, by default ``MIX``.
-        library: ``"channels_last"`` or ``"contiguous"`` as :func:`empty_weights` lays them out, taps in reverse order
-            where they are transposed; by default contiguous in the shape below.
+        last: for torch's library, laid out by :func:`empty_weights`, and taps in reverse order where they are
+            transposed; by default contiguous in the shape below.
 
     Returns:
         ``(B, K*K, C_out, C_in/groups)``, transposed ``(B, K*K, C_in, C_out/groups)``; with bounds also one factor.
@@ -65,24 +65,25 @@ def mix(
     n, rows, blocks = c_out * red, c_out // groups, blocks or MIX[arithmetic(dtype)]
     sizes = _mix_blocks(blocks, n, batch * taps, depth)
     shape = (batch, taps, *((groups * red, rows) if transposed else (c_out, red)))
-    if library:
-        k = empty_weights(shape, library == "channels_last", dtype, U.device)
-    else:
+    if last is None:
         k = torch.empty(shape, dtype=dtype, device=U.device)
+    else:
+        k = empty_weights(shape, last, dtype, U.device)
     factor = None if bounds is None else torch.empty((1,), dtype=torch.float32, device=U.device)
     columns, block_r = cdiv(n, sizes["BLOCK_N"]), sizes["BLOCK_R"]
     share = cdiv(cdiv(batch * taps, block_r), max(1, 2 * PROGRAMS // columns)) * block_r
     launch(
         mix_kernel, (columns, cdiv(batch * taps, share)), U, M, k, bounds, factor, n, batch * taps, share, rows,
-        red, *_steps(k), T=taps, S=depth, PITCH=M.stride(1), TRANSPOSED=transposed, LIBRARY=bool(library),
-        BOUNDS=BOUNDS, **sizes, PRECISION=precision(dtype), num_warps=blocks.num_warps, num_stages=blocks.num_stages,
+        red, **_layout(k, last is not None), S=depth, PITCH=M.stride(1), TRANSPOSED=transposed, BOUNDS=BOUNDS, **sizes,
+        PRECISION=precision(dtype), num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
     return Scaled(k, factor)
 
 
-def _steps(k: Tensor) -> tuple[int, int, int]:
-    """Numbers of the last axis, and strides of taps and of that."""
-    return k.shape[-1], k.stride(-3), k.stride(-1)
+def _layout(k: Tensor, library: bool) -> dict[str, Any]:
+    """What kernels are told of how ``k`` lies; ones where it is contiguous, so that they are compiled once."""
+    inner, step_t, step_c = (k.shape[-1], k.stride(-3), k.stride(-1)) if library else (1, 1, 1)
+    return {"inner": inner, "step_t": step_t, "step_c": step_c, "T": k.shape[-3], "LIBRARY": library}
 
 
 def unmix_u(M: Tensor, dk: Tensor, du: Tensor, add: bool, blocks: Launch | None = None) -> None:
@@ -100,7 +101,7 @@ def unmix_u(M: Tensor, dk: Tensor, du: Tensor, add: bool, blocks: Launch | None 
     block_n, sizes = block(blocks.block_m, n), _unmix_blocks(dk, M, blocks)
     launch(
         unmix_u_kernel, (cdiv(n, block_n), cdiv(depth, sizes["BLOCK_S"])), M, dk, du, rows, n, dk.shape[1],
-        *_steps(dk), PITCH=M.stride(1), ADD=add, BLOCK_N=block_n, **sizes,
+        PITCH=M.stride(1), ADD=add, BLOCK_N=block_n, **sizes,
     )  # fmt: skip
 
 
@@ -122,9 +123,7 @@ def unmix_m(U: Tensor, M: Tensor, dk: Tensor, blocks: Launch | None = None) -> T
     of_rows, of_depth = cdiv(rows, sizes["BLOCK_R"]), cdiv(depth, sizes["BLOCK_S"])
     share = cdiv(cdiv(n, cdiv(PROGRAMS, of_rows * of_depth)), block_n) * block_n
     dm = torch.empty((cdiv(n, share), batch, parts, taps, depth), dtype=torch.float32, device=U.device)
-    launch(
-        unmix_m_kernel, (of_rows, len(dm), of_depth), U, dk, dm, rows, n, share, *_steps(dk), BLOCK_N=block_n, **sizes
-    )
+    launch(unmix_m_kernel, (of_rows, len(dm), of_depth), U, dk, dm, rows, n, share, BLOCK_N=block_n, **sizes)
     return dm
 
 
@@ -136,7 +135,7 @@ def _unmix_blocks(dk: Tensor, M: Tensor, blocks: Launch) -> dict[str, Any]:
     """What both kernels are told besides their rows of ``U``."""
     batch, taps, depth = M.shape
     return {
-        "T": taps, "LIBRARY": not dk.is_contiguous(), "S": depth,
+        **_layout(dk, not dk.is_contiguous()), "S": depth,
         "BLOCK_R": block(blocks.block_k, batch * dk.shape[1] * taps), "BLOCK_S": block(32, depth),
         "PRECISION": precision(dk.dtype), "num_warps": blocks.num_warps, "num_stages": blocks.num_stages,
     }  # fmt: skip

@@ -96,7 +96,7 @@ def forward(x, U, M, stride, padding, dilation, groups) -> Tensor:
     U, M = U.contiguous(), aligned(M)
     way, y = passes.chosen_way(x, U, size, groups), empty_images(x, (len(x), len(U), *size), last)
     if way == "dense":
-        convolve_each(x, passes.mixed(x, U, M, groups), y, stride, padding, dilation, groups)
+        convolve_each(x, passes.mixed(x, U, M, groups, last), y, stride, padding, dilation, groups)
     else:
         x = channels_last(x)
         passes.convolve(x, U, M, measured(x, U, M), y, stride, padding, dilation, groups)
@@ -112,7 +112,7 @@ def backward(dy, x, U, M, stride, padding, dilation, groups, need) -> tuple[Tens
     dy, U, M = dy.to(x.dtype), U.contiguous(), aligned(M)
     into = dx if need[0] else None
     if way == "dense":
-        kernels = partial(passes.mixed, x, U, M, groups)
+        kernels = partial(passes.mixed, x, U, M, groups, is_channels_last(x))
         dk = gradients_of_each(dy, x, kernels, into, U.shape[2], stride, padding, dilation, groups)
         of_weight, of_M = passes.launch_unmixed(dk, U, M, need[1])
         return dx, of_weight[0] if need[1] else dU, of_M.sum((0, 2)) if need[2] else dM

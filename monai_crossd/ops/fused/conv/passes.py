@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..columns.passes import is_small
 from ..images.halves import Ranges, halved, is_halved, largest
-from ..images.layout import is_channels_last
 from ..sizes import cut, parts
 from .dense import is_dense
 from .launch import convolve as launch_convolution
@@ -37,13 +36,13 @@ def chosen_way(x: Tensor, U: Tensor, size: tuple[int, int], groups: int, shifted
     return "dense" if is_dense(x, U, pixels) else "kernels"
 
 
-def mixed(x, U, M, groups, transposed=False) -> Tensor:
-    """Kernels of all images for torch's library, ``(B, K*K, C_out, C_in/groups)``, or ``transposed`` for the gradient,
-    by one launch; ``U`` and ``M`` are contiguous.
+def mixed(x, U, M, groups, last, transposed=False) -> Tensor:
+    """Kernels of all images ``(B, K*K, C_out, C_in/groups)`` by one launch, for torch's library and outputs that are
+    channels_last or not; ``transposed`` those of the gradient to images, ``(B, K*K, C_in, C_out/groups)`` with taps in
+    reverse order. ``U`` and ``M`` are contiguous.
     """
-    library = "channels_last" if is_channels_last(x) else "contiguous"
     with torch.cuda.device_of(x):
-        return mix(U, M, x.dtype, groups, transposed, library=library).values
+        return mix(U, M, x.dtype, groups, transposed, last=last).values
 
 
 def convolve(x, U, M, ranges: Ranges | None, y, stride, padding, dilation, groups) -> None:

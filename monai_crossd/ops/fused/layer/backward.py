@@ -50,9 +50,10 @@ def gradients_by_images(
 
     def kernels(transposed: bool) -> Tensor:
         def launches(images: Tensor, U: Tensor, state: Tensor) -> list[Tensor]:
-            return [fused_conv.mixed(images, U, operator_of(state, images, U), conv.groups, transposed)]
+            last = is_channels_last(images)
+            return [fused_conv.mixed(images, U, operator_of(state, images, U), conv.groups, last, transposed)]
 
-        return repeated(("kernels", key), launches, images, U, state)[0]
+        return repeated(("kernels", transposed, key), launches, images, U, state)[0]
 
     dk = gradients_of_each(dy, images, kernels, dimages, U.shape[2], *conv[:3], conv.groups)
 

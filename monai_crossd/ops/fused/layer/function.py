@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...per_image import ConvArguments, apart, graph_of_gradients, grouped_conv, is_batched
+from ...per_image import ConvArguments, apart, graph_of_gradients, grouped_conv, is_batched, is_transformed
 from ...shift import rotation_to_shift, shift_operator, softmax_pool
 from ..images.halves import is_halved
 from . import operator  # noqa: F401, registers it
-from .autocast import cast_images, is_transformed
+from .autocast import cast_images
 from .launch import Call, statistics_of
 from .passes import convolved, gradients
 
@@ -38,7 +38,7 @@ def fused_layer(
 
     Returns:
         ``(B, C_out, H_out, W_out)`` in the dtype of ``x``, or that of autocast, and in the memory format of what is
-        convolved.
+        convolved, in graphs channels_last.
 
     Raises:
         RuntimeError: where the kernels cannot run.
@@ -59,7 +59,7 @@ def fused_layer(
         x, padded = x.as_subclass(Tensor), None if padded is None else padded.as_subclass(Tensor)
     running = () if mean is None or var is None else cast(tuple[Tensor, ...], (mean, var, batches))
     call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled(), is_halved(x.dtype), False)
-    if call.keep or is_transformed():  # an autograd function knows to refuse both
+    if call.keep or is_transformed():  # which an autograd function refuses
         return _FusedLayer.apply(x, padded, weight, *net, running, call, source)
     return convolved(x, padded, weight, net, running, call, source)[0]
 

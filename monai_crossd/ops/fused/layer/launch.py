@@ -89,7 +89,7 @@ def launch_forward(
     if not columns:
         shift.write_operator(r, operator, size)
     if way == "dense":
-        return [state, fused_conv.mixed(images, U, operator, conv.groups)]
+        return [state, fused_conv.mixed(images, U, operator, conv.groups, last)]
     images = x if same else channels_last(images)
     measured_now = Ranges(*others[:2]) if call.halved and images.numel() > 0 else None
     if measured_now is not None:

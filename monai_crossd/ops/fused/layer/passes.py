@@ -54,8 +54,6 @@ def convolved(
 
     key, sources = _key(x, images, U, (*net, *running), call), () if source is None else (source,)
     way = remembered(key if source is None else (source.dtype, key), find)
-    if way.name == "dense" and way.last:  # as the library's output is
-        images = images.contiguous(memory_format=torch.channels_last)
     *state, found = repeated(way.key, launches, x, images, U, *net, *running, *sources)
     if way.name == "dense":
         y = empty_images(images, (len(images), len(U), *way.size), way.last)

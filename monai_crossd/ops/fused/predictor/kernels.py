@@ -27,6 +27,7 @@ That is at most ``2 N = 32`` operations for each element moved: bound by memory 
   ``2 B C P`` in training and ``B C P`` in eval mode; backward ``3 B C P``, or ``2 B C P`` where ``dx`` is not needed,
   and ``2 B N P`` for ``dy``. ``planes_kernels``, for images of a few channels, does without ``dy`` and reads ``x`` once
   where ``dx`` is not needed.
+- Where ``x`` is cast on the way, it is read in its own dtype once, and ``B C P`` are written besides.
 - Besides, partial sums of about ``PROGRAMS`` programs: ``2 N`` numbers of each for the statistics, 12 for the pooling,
   ``6 N`` and ``(N + 1) C`` backward, or ``(5 + C) N`` and ``(1 + C) C`` for a few channels.
 
@@ -103,7 +104,7 @@ def project_kernel(
 ):  # fmt: skip
     """``h`` of ``run`` tiles and their count, mean and sum of squared deviations, (1 + 2 N, programs).
 
-    With ``cast_ptr`` it is ``x`` in another dtype, and written.
+    With ``cast_ptr``, which is written, ``x`` is to be cast, and there is what the other kernels read.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     n = tl.arange(0, BLOCK_N)

@@ -125,18 +125,18 @@ def _threads(sizes: dict[str, Any], load: bool = False) -> int:
 
 
 def _pool_hidden(
-    x: Tensor, images: tuple[Tensor, Tensor | None], args: tuple[Tensor, ...], r: Tensor, soft: Tensor, hidden: int,
+    x: Tensor, read: tuple[Tensor, Tensor | None], args: tuple[Tensor, ...], r: Tensor, soft: Tensor, hidden: int,
     modes: dict[str, Any],
 ) -> None:  # fmt: skip
-    """From ``h`` or ``images`` to ``r``; ``args`` are what ``pool_kernel`` gets between those and sums."""
-    batch, pixels, sizes = x.shape[0], x.shape[2] * x.shape[3], _sizes(x, hidden, images[1] is not None)
+    """From ``h`` or ``read`` to ``r``; ``args`` are what ``pool_kernel`` gets between that and sums."""
+    batch, pixels, sizes = x.shape[0], x.shape[2] * x.shape[3], _sizes(x, hidden, read[1] is not None)
     block = _block(batch, pixels, _threads(sizes, modes["LOAD"]))
     tiles = cdiv(pixels, block["BLOCK_P"])
     run = cdiv(tiles, max(1, PROGRAMS // batch))
     programs = cdiv(tiles, run)
     part = x.new_empty((batch, programs, 3, 4) if programs > 1 else (0,), dtype=torch.float32)
     launch(
-        forward_kernels.pool_kernel, (batch * programs,), *images, *args, part, r, soft, B=batch, tiles=tiles, run=run,
+        forward_kernels.pool_kernel, (batch * programs,), *read, *args, part, r, soft, B=batch, tiles=tiles, run=run,
         programs=programs, LAST=programs == 1, **modes, **block, **sizes,
     )  # fmt: skip
     if programs > 1:
