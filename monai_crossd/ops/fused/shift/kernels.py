@@ -139,12 +139,13 @@ def operator_grad_kernel(
     ds0, ds1, ds2 = 0.0, 0.0, 0.0
     for first in range(0, N, BLOCK):
         entry = first + tl.arange(0, BLOCK)
-        dm = tl.zeros((BLOCK,), tl.float32)
+        sums = tl.zeros((BLOCK_T, BLOCK), tl.float32)
         for start in range(0, shares * parts, BLOCK_T):
             t = start + tl.arange(0, BLOCK_T)
             at = ((t // parts * images + b) * parts + t % parts)[:, None] * N + entry[None, :]
             inside = (t < shares * parts)[:, None] & (entry < N)[None, :]
-            dm += tl.sum(tl.load(dm_ptr + at, mask=inside, other=0.0), axis=0)
+            sums += tl.load(dm_ptr + at, mask=inside, other=0.0)
+        dm = tl.sum(sums, axis=0)  # once, not in every step: threads of a sum meet in shared memory
         a, ai, da, dai, c, ci, dc, dci, e, ei, de, dei = _factors(entry, s0, s1, s2, K)
         ds0 += tl.sum(dm * _product(da, dai, c, ci, e, ei), axis=0)
         ds1 += tl.sum(dm * _product(a, ai, dc, dci, e, ei), axis=0)
