@@ -1,6 +1,7 @@
 """The kernels of some outputs as one matrix an image, times the columns of that image, then those of the next outputs.
 
-So many outputs at a time that what they have for all images of a part stays in the caches of a CPU. A kernel's taps lie
+So many outputs at a time that what they have for all images of a part is about what caches of a CPU hold, backward those
+of a core: what one core has formed another one multiplies, and has it sooner from where both find it. A kernel's taps lie
 apart and channels side by side, ``(outputs, B, K*K, C_in)``, which is how one product makes them of the knowledge base,
 and how one product takes them all at once.
 """
@@ -18,7 +19,7 @@ from .taps import as_images, gathered, scattered
 
 __all__ = ["backward", "forward"]
 
-BLOCK = 10 << 20  # bytes of kernels at a time
+FORWARD, BACKWARD = 40 << 20, 10 << 20  # bytes of kernels at a time; backward there are as many of their gradient
 WIDTH = 16  # outputs that a product takes at once
 
 
@@ -26,7 +27,7 @@ def forward(x: Tensor, weight: Tensor, operator: Tensor, conv: ConvArguments) ->
     """A part of the batch."""
     columns = _columns(x, weight.shape[-1], conv)
     y = x.new_empty(*columns.shape[:2], len(weight))
-    for block, U in _blocks(weight, operator):
+    for block, U in _blocks(weight, operator, FORWARD):
         y[:, :, block] = torch.bmm(columns, _kernels(U, operator).transpose(1, 2))
     return as_images(y, x, weight.shape[-1], conv)
 
@@ -40,7 +41,7 @@ def backward(
     dcolumns = scratch("dcolumns", columns.shape, x).zero_() if needs_x else None
     dweight = weight.new_empty(len(weight), weight.shape[1], rows.shape[1])
     drows = torch.zeros_like(rows, dtype=torch.promote_types(rows.dtype, torch.float32))
-    for block, U in _blocks(weight, operator):
+    for block, U in _blocks(weight, operator, BACKWARD):
         of_block = dy[:, :, block]
         if dcolumns is not None:
             dcolumns.baddbmm_(of_block, _kernels(U, operator))
@@ -61,10 +62,10 @@ def _columns(x: Tensor, size: int, conv: ConvArguments) -> Tensor:
     return gathered(x, size, conv).flatten(1, 2).flatten(2)
 
 
-def _blocks(weight: Tensor, operator: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(weight: Tensor, operator: Tensor, budget: int) -> Iterator[tuple[slice, Tensor]]:
     """Which outputs come together, and their part of the knowledge base ``(outputs, C_in, K*K*K)``."""
     each = operator.shape[0] * operator.shape[1] * weight.shape[1] * weight.element_size()
-    step = max(1, BLOCK // each)
+    step = max(1, budget // each)
     step -= step % WIDTH if step > WIDTH else 0
     for start in range(0, len(weight), step):
         block = slice(start, start + step)
