@@ -1,7 +1,7 @@
 """The kernels of some outputs as one matrix an image, times the columns of that image, then those of the next outputs.
 
-So many outputs at a time that what they have for all images of a part is about what caches of a CPU hold, backward those
-of a core: what one core has formed another one multiplies, and has it sooner from where both find it. A kernel's taps lie
+So many outputs at a time that what they have for all images of a part is about what the caches of a CPU hold, backward
+less: what one core has formed another one multiplies, which has it sooner from where both find it. A kernel's taps lie
 apart and channels side by side, ``(outputs, B, K*K, C_in)``, which is how one product makes them of the knowledge base,
 and how one product takes them all at once.
 """
