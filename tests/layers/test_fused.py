@@ -221,7 +221,7 @@ class Casts(TorchDispatchMode):
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_casts_images_alone(dtype, channels_last, training, channels, size, monkeypatch):
-    if DEVICE == "cpu" and dtype == torch.bfloat16:
+    if DEVICE == "cpu" and dtype == torch.bfloat16 and channels_last:
         pytest.skip("the interpreter rounds to bfloat16 otherwise than torch")
     nothing = torch.tensor(float("nan"), dtype=dtype, device=DEVICE)
     monkeypatch.setattr(autocast, "_without_values", lambda x, dtype: torch.empty_like(x, dtype=dtype).copy_(nothing))

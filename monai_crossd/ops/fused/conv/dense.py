@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -85,49 +86,28 @@ def gradients_of_each(
     Returns:
         the gradient to the kernels, ``(B, 1, K*K, C_out, C_in/groups)``, whose values lie as those do.
     """
+    given = stride, padding, dilation, False, (0, 0), groups
     if dx is not None:
         around = [apart * (size - 1) - pad for pad, apart in zip(padding, dilation, strict=True)]
         if max(stride) == 1 and min(around) >= 0:  # a convolution itself, for which the library is faster
             convolve_each(dy, kernels(True), dx, stride, around, dilation, groups)
         else:
-            _gradients_to_images(dy, x, kernels(False), dx, stride, padding, dilation, groups)
+            _write_gradients(0, dx.split(1), dy, x, _as_weights(kernels(False)), given)
     shape = (len(x), size * size, dy.shape[1], x.shape[1] // groups)
     dk = empty_weights(shape, is_channels_last(x), x.dtype, x.device)
-    for gradient, image, out in zip(dy.split(1), x.split(1), _as_weights(dk), strict=True):
-        _, found, _ = torch.ops.aten.convolution_backward(
-            _laid_out(gradient, x),
-            image,
-            out,
-            None,
-            stride,
-            padding,
-            dilation,
-            False,
-            (0, 0),
-            groups,
-            [False, True, False],
-        )
-        out.copy_(found)
+    weights = _as_weights(dk)  # for their shape too
+    _write_gradients(1, weights, dy, x, weights, given)
     return dk[:, None]
 
 
-def _gradients_to_images(dy, x, k, dx, stride, padding, dilation, groups) -> None:
-    """Written into ``dx``, by the library's own gradient."""
-    for gradient, image, kernel, out in zip(dy.split(1), x.split(1), _as_weights(k), dx.split(1), strict=True):
-        found, _, _ = torch.ops.aten.convolution_backward(
-            _laid_out(gradient, x),
-            image,
-            kernel,
-            None,
-            stride,
-            padding,
-            dilation,
-            False,
-            (0, 0),
-            groups,
-            [True, False, False],
-        )
-        out.copy_(found)
+def _write_gradients(
+    number: int, into: Iterable[Tensor], dy: Tensor, x: Tensor, weights: Tensor, given: tuple[Any, ...]
+) -> None:
+    """The library's own gradient of every image, or with ``number`` one that of its kernel."""
+    wanted = [number == 0, number == 1, False]
+    for out, gradient, image, kernel in zip(into, dy.split(1), x.split(1), weights, strict=True):
+        found = torch.ops.aten.convolution_backward(_laid_out(gradient, x), image, kernel, None, *given, wanted)
+        out.copy_(found[number])
 
 
 def _laid_out(image: Tensor, like: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ def _places(r, n, n_values, inner, step_t, step_c, T: tl.constexpr, LIBRARY: tl.
     """Where values of kernels lie, ``r = (b, t)`` and ``n = (o, c)``: as (b, t, o, c), (b, o, c, t) or (b, o, t, c)."""
     r = r.to(tl.int64)
     if LIBRARY:
-        return (r // T * T * n_values + r % T * step_t)[:, None] + (n // inner * inner * T + n % inner * step_c)[
-            None, :
-        ]
+        r = r // T * T * n_values + r % T * step_t
+        n = n // inner * inner * T + n % inner * step_c
+        return r[:, None] + n[None, :]
     return r[:, None] * n_values + n[None, :]
 
 

@@ -24,11 +24,10 @@ __all__ = ["Way", "convolved", "gradients", "is_last", "way_of"]
 
 
 class Way(NamedTuple):
-    """How images are convolved, the size of the output, whether it is channels_last; and what tells all this apart."""
+    """How images are convolved, the size of the output, and what tells all this apart."""
 
     name: str
     size: tuple[int, int]
-    last: bool
     key: object
 
 
@@ -48,15 +47,15 @@ def convolved(
         return _way(x, images, U, call)
 
     def launches(x: Tensor, images: Tensor, U: Tensor, *rest: Tensor) -> list[Tensor]:
-        end = 6 + len(running)
-        found = launch_forward(x, images, way.last, way.name, U, Predictor(*rest[:6]), rest[6:end], call, *rest[end:])
+        end, last = 6 + len(running), is_last(images, call)
+        found = launch_forward(x, images, last, way.name, U, Predictor(*rest[:6]), rest[6:end], call, *rest[end:])
         return found if call.keep else found[1:]
 
     key, sources = _key(x, images, U, (*net, *running), call), () if source is None else (source,)
     way = remembered(key if source is None else (source.dtype, key), find)
     *state, found = repeated(way.key, launches, x, images, U, *net, *running, *sources)
     if way.name == "dense":
-        y = empty_images(images, (len(images), len(U), *way.size), way.last)
+        y = empty_images(images, (len(images), len(U), *way.size), is_last(images, call))
         convolve_each(images, found, y, *conv[:3], conv.groups)
     else:
         y = found
@@ -88,7 +87,7 @@ def _way(x: Tensor, images: Tensor, U: Tensor, call: Call) -> Way:
     check_images(images, U, *call.conv[:3], call.conv.groups)
     size = output_size(images, U.shape[2], *call.conv[:3])
     name = fused_conv.chosen_way(images, U, size, call.conv.groups, True)
-    return Way(name, size, is_last(images, call), object())
+    return Way(name, size, object())
 
 
 def is_last(images: Tensor, call: Call) -> bool:
