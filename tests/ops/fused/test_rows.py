@@ -36,7 +36,9 @@ def test_kernels_there_and_back(channels, size):
     k = torch.randn(2, size * size, 5, channels, device=DEVICE)
     rows = kernels_to_rows(k, size)
     assert rows.shape[:3] == (2, size, 5) and rows.count_nonzero() == k.count_nonzero()
-    assert_close(kernels_from_rows(rows[:, None], size, channels), k[:, None], rtol=0, atol=0)
+    assert_close(kernels_from_rows(rows[:, None], size, channels), k, rtol=0, atol=0)
+    parts = torch.stack([rows, 2 * rows], 1)
+    assert_close(kernels_from_rows(parts, size, channels), 3 * k, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import le
 from typing import Any
 
 import torch
@@ -37,9 +38,9 @@ def _chosen(kernel: str, channels: int, pixels: int, x: Tensor, flat: bool) -> L
     return blocks._replace(block_k=blocks.block_k // 2) if flat or x.stride(1) != 1 else blocks
 
 
-def _fitting(rows: Sequence[tuple[int, int, Any]], channels: int, pixels: int) -> Any:
+def _fitting(rows: Sequence[tuple[Any, ...]], *sizes: int) -> Any:
     """What the first row holds that fits."""
-    return next(blocks for most, most_pixels, blocks in rows if channels <= most and pixels <= most_pixels)
+    return next(blocks for *most, blocks in rows if all(map(le, sizes, most)))
 
 
 def convolve(
@@ -66,7 +67,7 @@ def convolve(
     rows, red = y.shape[1] // groups, x.shape[1] // groups
     last = y.stride(1) == 1  # a box's values lie side by side there; else to write them takes longer than is won
     if blocks is None and red >= FLAT and last and suits_boxes(x, groups, stride):
-        blocks = _fitting(BOXES, rows, height * width)
+        blocks = _fitting(BOXES, rows, height * width, rows * len(x))
     if isinstance(blocks, Boxes):
         return convolve_boxes(images, kernels, y, padding, dilation, transposed, blocks)
     steps = [
@@ -110,8 +111,8 @@ def kernel_grad(
         blocks: block sizes, by default from ``LAUNCHES``.
 
     Returns:
-        ``(B, parts, K*K, C_out, C_in/groups)``, to be summed over ``parts`` of the pixels; in the dtype of ``images``,
-        with factors in float32.
+        ``(B, parts, K*K, C_out, C_in/groups)``, to be summed over ``parts`` of the pixels, one of images of few
+        channels; in the dtype of ``images``, with factors in float32.
     """
     (x, x_factor), (dy, dy_factor) = images, gradient
     (batch, c_out, h_out, w_out), red, taps = dy.shape, x.shape[1] // groups, size * size
@@ -139,7 +140,7 @@ def kernel_grad(
         BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k,
         num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
-    return kernels_from_rows(dk, size, channels) if by_rows else dk
+    return kernels_from_rows(dk, size, channels)[:, None] if by_rows else dk
 
 
 def _strides(x: Tensor, unit: int) -> tuple[int, int, int, int]:

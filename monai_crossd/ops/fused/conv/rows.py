@@ -64,24 +64,25 @@ def kernels_to_rows(k: Tensor, size: int) -> Tensor:
     """Kernels ``(B, K*K, C_out, C)`` as ``(B, K, C_out, R)``, with zeros between and behind."""
     batch, _, c_out, channels = k.shape
     out = torch.empty((batch, size, c_out, _length(channels, size)), dtype=k.dtype, device=k.device)
-    _spread(k, out, size, back=False)
+    _spread(k, out, size)
     return out
 
 
 def kernels_from_rows(rows: Tensor, size: int, channels: int) -> Tensor:
-    """``(B, parts, K, C_out, R)`` back as ``(B, parts, K*K, C_out, C)``."""
+    """``(B, parts, K, C_out, R)`` back as ``(B, K*K, C_out, C)``, summed over the parts."""
     batch, parts, _, c_out, _ = rows.shape
-    k = torch.empty((batch, parts, size * size, c_out, channels), dtype=rows.dtype, device=rows.device)
-    _spread(k.flatten(0, 1), rows.flatten(0, 1), size, back=True)
+    k = torch.empty((batch, size * size, c_out, channels), dtype=rows.dtype, device=rows.device)
+    _spread(k, rows, size, parts)
     return k
 
 
-def _spread(k: Tensor, rows: Tensor, size: int, back: bool) -> None:
-    channels, values = k.shape[3], (k if back else rows)[0].numel()
+def _spread(k: Tensor, rows: Tensor, size: int, parts: int = 0) -> None:
+    """To rows, or back from so many parts of them."""
+    channels, values = k.shape[3], (k if parts else rows)[0].numel()
     with torch.cuda.device_of(k):
         launch(
-            kernels.spread_kernel, (cdiv(values, BLOCK), len(k)), k, rows, k.shape[2], channels, values, BACK=back,
-            K=size, C=_each(channels), R=rows.shape[3], BLOCK=BLOCK,
+            kernels.spread_kernel, (cdiv(values, BLOCK), len(k)), k, rows, k.shape[2], channels, parts, values,
+            BACK=parts > 0, K=size, C=_each(channels), R=rows.shape[-1], BLOCK=BLOCK,
         )  # fmt: skip
 
 

@@ -21,18 +21,21 @@ def pad_kernel(
     tl.store(out + b * values + at, value, mask=at < values)
 
 
-@jit("rows")
+@jit("rows", "parts")
 def spread_kernel(
-    k, rows_of_k, rows, channels, n_values,
+    k, rows_of_k, rows, channels, parts, n_values,
     BACK: tl.constexpr, K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """``rows_of_k[b, i, o, j C + c] = k[b, i K + j, o, c]``, else zero; ``BACK`` the other way."""
+    """``rows_of_k[b, i, o, j C + c] = k[b, i K + j, o, c]``, else zero; ``BACK`` from there, a sum of ``parts``."""
     b, at = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if BACK:  # in the order of k
         c, o, tap = at % channels, at // channels % rows, at // (channels * rows)
-        source = ((tap // K) * rows + o) * R + (tap % K) * C + c
-        value = tl.load(rows_of_k + b * (K * rows * R) + source, mask=at < n_values, other=0.0)
-        tl.store(k + b * n_values + at, value, mask=at < n_values)
+        source = rows_of_k + b * parts * (K * rows * R) + ((tap // K) * rows + o) * R + (tap % K) * C + c
+        value = tl.zeros((BLOCK,), tl.float32)
+        for _ in range(parts):
+            value += tl.load(source, mask=at < n_values, other=0.0).to(tl.float32)
+            source += K * rows * R
+        tl.store(k + b * n_values + at, value.to(k.dtype.element_ty), mask=at < n_values)
     else:
         c, j, o, i = at % C, at % R // C, at // R % rows, at // (R * rows)
         inside = (at < n_values) & (c < channels) & (j < K)

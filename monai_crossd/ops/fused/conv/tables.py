@@ -57,17 +57,20 @@ LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
     ("wgrad", "half"): [
         (64, ANY, Launch(64, 64, 64, 4, 3)),  # small products: taps and images give the parallelism
         (ANY, 64, Launch(128, 128, 64, 8, 1)),  # one step is the whole sum, bound by writing dk: no pipeline
+        (ANY, 256, Launch(128, 128, 32, 8, 4)),  # 14x14 pixels take seven steps, of 64 four, or 256
         (ANY, ANY, Launch(128, 128, 64, 8, 3)),  # most operations for each byte loaded
     ],
     ("wgrad", "ieee"): [(ANY, ANY, Launch(64, 64, 16, 4, 2))],  # no tensor cores: the tile must fit in registers
 }
-# conv of what can be read by boxes: rows of (most output channels, most pixels, boxes), none where that is no faster
-BOXES: list[tuple[int, int, Boxes | None]] = [
-    (64, ANY, Boxes(64, 128, 64, 2, 4, 4)),
-    (ANY, 64, None),  # bound by k
-    (ANY, 256, Boxes(128, 256, 64, 1, 8, 4)),  # a tile holds all pixels, and reads k once
-    (ANY, 16384, Boxes(128, 128, 64, 2, 4, 3)),
-    (ANY, ANY, Boxes(128, 256, 64, 1, 8, 3)),  # most operations for each byte read
+# conv of what can be read by boxes: rows of (most output channels, most pixels, most output channels of all images,
+# boxes), none where that is no faster
+BOXES: list[tuple[int, int, int, Boxes | None]] = [
+    (64, ANY, ANY, Boxes(64, 128, 64, 2, 4, 4)),
+    (ANY, 64, ANY, None),  # bound by k
+    (ANY, 256, 66 * 128, Boxes(128, 128, 64, 2, 4, 4)),  # two tiles hold an image: one would leave half a GPU idle
+    (ANY, 256, ANY, Boxes(128, 256, 64, 1, 8, 4)),  # a tile holds all pixels, and reads k once
+    (ANY, 16384, ANY, Boxes(128, 128, 64, 2, 4, 3)),
+    (ANY, ANY, ANY, Boxes(128, 256, 64, 1, 8, 3)),  # most operations for each byte read
 ]
 # wgrad of images of few channels, whose columns are rows of a kernel: few columns, so that dy is read seldom
 ROWS = {"half": Launch(64, 128, 64, 4, 3), "ieee": Launch(64, 64, 16, 4, 2)}
