@@ -125,6 +125,75 @@ def test_temporary_tensors_that_live_together_do_not_overlap():
         torch.testing.assert_close(replay.repeated("key", function, r)[0], function(r)[0])
 
 
+def twice(joins):
+    """Two gradients, the first launched aside."""
+
+    def function(r):
+        with replay.aside():
+            first = gradients(r, 1)
+        if joins:
+            replay.join()
+        return [first, gradients(r, 1)]
+
+    return function
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_what_may_run_aside_shares_no_memory_with_what_runs_beside_it(joins):
+    for seed in range(2):
+        torch.manual_seed(seed)
+        r = torch.randn(4, 4, device=DEVICE)
+        found = replay.repeated("key", twice(joins), r)
+        torch.testing.assert_close(found, [gradients(r, 1)] * 2)
+    ((block,), *_), one = replay._plans["key"].block, r.new_empty((4, 9, 27)).nbytes
+    assert (one <= block < 2 * one) if joins else block >= 2 * one
+
+
+class Beside:
+    """Where launches would run, and when streams would wait."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def begin(self):
+        self.log.append("aside")
+        return 2
+
+    def end(self, join):
+        if join:
+            self.log.append("join")
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_launches_go_aside(joins):
+    r, log = torch.randn(4, 4, device=DEVICE), []
+    replay.repeated("key", twice(joins), r)
+    plan = replay._plans["key"]
+    plan.steps = [step._replace(run=lambda *given: log.append(given[3])) for step in plan.steps]
+    places = [0] * (1 + len(plan.fresh) + 1)
+    plan._launch(places, [], 1, Beside(log))
+    assert log == ["aside", 2, "aside", 2, *(["join"] if joins else []), 1, 1, "join"]
+    log.clear()
+    plan._launch(places, [], 1, None)
+    assert log == [1] * 4
+
+
+def test_calls_wait_for_what_runs_aside():
+    def function(r):
+        with replay.aside():
+            first = gradients(r, 1)
+            replay.join()  # for who comes next
+            second = gradients(r, 1)
+        between = torch.empty_like(r)
+        replay.call(product, r, r[:, :4].t(), between)
+        return [first, second, between]
+
+    r = torch.randn(4, 4, device=DEVICE)
+    replay.repeated("key", function, r)
+    asides, joins = zip(*((step.aside, step.joins) for step in replay._plans["key"].steps), strict=True)
+    assert asides == (True,) * 4 + (False,) and joins == (False,) * 4 + (True,)
+
+
 @pytest.mark.parametrize("change", [lambda r: r.add_(1), lambda r: r * 2, lambda r: r.sum().item()])
 def test_what_does_more_is_called_as_it_is(change):
     calls = []
