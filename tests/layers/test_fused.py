@@ -274,6 +274,12 @@ def test_images_without_pixels_are_refused_as_by_torch():
         layer(padding=2)(torch.empty(2, 4, 0, 3, device=DEVICE))
 
 
+def test_takes_what_outlived_a_transform():
+    kept, x, conv = [], torch.randn(2, 4, 8, 8, device=DEVICE), layer(padding=1)
+    torch.func.grad(lambda t: (kept.append(t), t.sum())[1])(x)
+    torch.testing.assert_close(conv(kept[0]), conv(x))
+
+
 def test_forward_derivatives_and_vmap_are_refused():
     conv, x = layer(padding=1), torch.randn(2, 4, 6, 6, device=DEVICE)
     for mode in (torch.enable_grad, torch.no_grad):

@@ -59,8 +59,10 @@ def fused_layer(
         x, padded = x.as_subclass(Tensor), None if padded is None else padded.as_subclass(Tensor)
     running = () if mean is None or var is None else cast(tuple[Tensor, ...], (mean, var, batches))
     call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled(), is_halved(x.dtype), False)
-    if call.keep or is_transformed():  # which an autograd function refuses
-        return _FusedLayer.apply(x, padded, weight, *net, running, call, source)
+    if is_transformed() or any(map(torch._C._functorch.is_functorch_wrapped_tensor, (x, weight, *net))):
+        return _FusedLayer.apply(x, padded, weight, *net, running, call, source)  # refuses transforms
+    if call.keep:
+        return _apply(x, padded, weight, *net, running, call, source)
     return convolved(x, padded, weight, net, running, call, source)[0]
 
 
@@ -121,6 +123,10 @@ class _FusedLayer(torch.autograd.Function):
                 return *_plain_gradients(dy, inputs, mean, var, call, ctx.needs_input_grad), None, None, None
         x, padded, U, *net = inputs
         return *gradients(ctx.way, dy, x, padded, U, net, state, call, ctx.needs_input_grad[:3]), None, None, None
+
+
+# without a look for tensors that outlived a transform of torch.func, which takes a seventh of a forward pass
+_apply = super(torch.autograd.Function, _FusedLayer).apply  # type: ignore[misc]
 
 
 def _plain_gradients(
