@@ -67,7 +67,7 @@ LAUNCHES: dict[tuple[str, str], list[tuple[int, int, Launch]]] = {
 BOXES: list[tuple[int, int, int, Boxes | None]] = [
     (64, ANY, ANY, Boxes(64, 128, 64, 2, 4, 4)),
     (ANY, 64, ANY, None),  # bound by k
-    (ANY, 256, 66 * 128, Boxes(128, 128, 64, 2, 4, 4)),  # two tiles hold an image: one would leave half a GPU idle
+    (ANY, 256, 66 * 128, Boxes(128, 128, 64, 1, 4, 4)),  # two tiles hold an image: one would leave half a GPU idle
     (ANY, 256, ANY, Boxes(128, 256, 64, 1, 8, 4)),  # a tile holds all pixels, and reads k once
     (ANY, 16384, ANY, Boxes(128, 128, 64, 2, 4, 3)),
     (ANY, ANY, ANY, Boxes(128, 256, 64, 1, 8, 3)),  # most operations for each byte read
