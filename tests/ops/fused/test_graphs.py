@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from monai_crossd.ops.fused.launches import graphs, replay
-from monai_crossd.ops.fused.shift.launch import write_gradient, write_operator
+from monai_crossd.ops.fused.shift.launch import write_operator
 
 DEVICE = torch.device("cuda", 0)
 
@@ -25,7 +25,6 @@ def done(monkeypatch):
         return Graph()
 
     monkeypatch.setattr(graphs, "_captured", captured)
-    monkeypatch.setattr(graphs, "Beside", lambda device: "beside")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7, raising=False)
     return log
@@ -38,33 +37,28 @@ def operators(r):
     return [operator]
 
 
-def launched(log):
-    """Launches that say where they run."""
-    return lambda stream, beside: log.extend([stream] if beside is None else ["beside", stream])
-
-
 def test_addresses_met_often_become_a_graph(done):
     one = graphs.Graphs()
     for _ in range(4):
-        one.launch((1, 2), DEVICE, launched(done))
-    one.launch((1, 3), DEVICE, launched(done))
+        one.launch((1, 2), DEVICE, done.append)
+    one.launch((1, 3), DEVICE, done.append)
     assert done == [7, 7, "capture", "replay", "replay", 7]
 
 
 def test_a_users_capture_takes_the_launches(done, monkeypatch):
     one = graphs.Graphs()
     for _ in range(3):
-        one.launch((1,), DEVICE, launched(done))
+        one.launch((1,), DEVICE, done.append)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    one.launch((1,), DEVICE, launched(done))
-    assert done[-3:] == ["replay", "beside", 7]
+    one.launch((1,), DEVICE, done.append)
+    assert done[-2:] == ["replay", 7]
 
 
 def test_addresses_that_never_come_back_are_forgotten(done, monkeypatch):
     monkeypatch.setattr(graphs, "MOST", 3)
     one = graphs.Graphs()
     for address in range(10):
-        one.launch((address,), DEVICE, launched(done))
+        one.launch((address,), DEVICE, done.append)
         assert len(one._known) <= 3
     assert done == [7] * 10
 
@@ -89,31 +83,3 @@ def test_graphs_come_again_after_all_have_ended():
             (found,) = replay.repeated("graph", operators, r)
             assert torch.equal(found, operators(r)[0])
             del found
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_branches_of_a_graph_do_what_launches_do():
-    """In a graph of one's own and in that of a user, while the branch aside is the longer one."""
-
-    def function(r, many):
-        with replay.aside():
-            (aside,) = operators(many)
-        (first,) = operators(r)
-        replay.join()
-        found = torch.empty_like(r)
-        write_gradient(aside[None, : len(r), None], r, found, 3)
-        return [aside, first, found]
-
-    r, many = torch.randn(5, 4, device="cuda"), torch.randn(1 << 18, 4, device="cuda")
-    for _ in range(graphs.SIGHTINGS + 3):
-        r.normal_(), many.normal_()
-        found = replay.repeated("branches", function, r, many)
-        torch.testing.assert_close(found, function(r, many), rtol=0, atol=0)
-        del found
-    whole = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(whole):
-        found = replay.repeated("branches", function, r, many)
-    for _ in range(2):
-        r.normal_(), many.normal_()
-        whole.replay()
-        torch.testing.assert_close(found, function(r, many), rtol=0, atol=0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..images.halves import Ranges, largest
 from ..images.turn import turned
-from ..launches.replay import aside, call
+from ..launches.replay import call
 from ..shift.launch import write_gradient_of_shift
 from ..sizes import cut, parts
 from .launch import (
@@ -50,7 +50,7 @@ def is_small(U: Tensor, pixels: int, groups: int) -> bool:
 
 def convolve_columns(
     x: Tensor, U: Tensor, r: Tensor, ranges: Ranges | None, y: Tensor, along: Tensor | None,
-    geometry: Geometry, weight: list[Tensor] | None = None,
+    geometry: Geometry,
 ) -> None:  # fmt: skip
     """Write ``y[b] = conv2d(x[b], U M[b])``, by launches and calls alone.
 
@@ -62,17 +62,16 @@ def convolve_columns(
         y: ``(B, C_out, H_out, W_out)``, channels_last or contiguous, written.
         along: the same, channels_last: the derivative of ``y`` to the shift along depth, written where it is wanted.
         geometry: stride, padding and dilation in pixels, per axis.
-        weight: of ``launch_weight``, where that was launched before, aside.
     """
     size, scale, factor = (y.shape[2], y.shape[3]), None, None
     ranges = ranges if WIDENS else None
-    matrix, *of_weight = weight or launch_weight(U, x.dtype, ranges)
+    weight, *of_weight = launch_weight(U, x.dtype, ranges)
     if ranges is not None:
         scale, factor = launch_scales(ranges, *of_weight)
     for part in _parts(x, size):
         z = launch_columns(x[part], r[part], size, geometry, cut(scale, part))
-        deep = torch.empty((len(z), len(matrix)), dtype=torch.float32, device=x.device)
-        call(product, z, matrix.t(), deep)
+        deep = torch.empty((len(z), len(weight)), dtype=torch.float32, device=x.device)
+        call(product, z, weight.t(), deep)
         del z
         launch_depth(deep, r[part], cut(factor, part), y[part], cut(along, part))
         del deep
@@ -87,12 +86,9 @@ def gradients_of_columns(
     size, ranges = (dy.shape[2], dy.shape[3]), ranges if WIDENS else None
     if not dy.is_contiguous(memory_format=torch.channels_last):
         dy = turned(dy, dy.dtype)
-    if ranges is None:
-        with aside():
-            (weight,) = launch_weight(U, x.dtype, None)
-    else:
-        weight, of_weight = launch_weight(U, x.dtype, ranges)
-        largest_dy = largest(dy)
+    weight, *found = launch_weight(U, x.dtype, ranges)
+    if ranges is not None:
+        largest_dy, (of_weight,) = largest(dy), found
         scale, times = launch_scales(ranges, of_weight, largest_dy)
     for part in _parts(x, size):
         of_deep, of_dy, along_depth = launch_depth_gradient(dy[part], r[part], along[part], cut(largest_dy, part))
@@ -109,8 +105,7 @@ def gradients_of_columns(
             del z
         del of_deep
     if dU is not None and dweight is not None:
-        with aside():
-            launch_weight_gradient(dweight, dU, times)
+        launch_weight_gradient(dweight, dU, times)
 
 
 def _parts(x: Tensor, size: tuple[int, int]) -> Iterator[slice]:

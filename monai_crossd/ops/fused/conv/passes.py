@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..columns.passes import is_small
-from ..images.halves import Ranges, Scaled, halved, is_halved, largest
-from ..launches.replay import aside, join
+from ..images.halves import Ranges, halved, is_halved, largest
 from ..sizes import cut, parts
 from .dense import is_dense
 from .launch import convolve as launch_convolution
@@ -81,28 +80,19 @@ def gradients(
     """
     of_images, bounds = ranges or (None, None)
     of_dy = None if ranges is None else largest(dy)
-    of_kernels = dU is not None or need_m
-    few = of_kernels and 2 * len(x) * image_numbers(U) <= BUDGET  # kernels and their gradient may be held together
-
-    def write_dx(part: slice, of_y: Scaled) -> None:
-        if dx is not None:
-            k = mix(U, M[part], x.dtype, groups, transposed=True, bounds=bounds)
-            launch_convolution(of_y, k, dx[part], groups, stride, padding, dilation, transposed=True)
-
     with torch.cuda.device_of(x):
         for part in _chunks(U, x, dy):
-            join()
-            of_y, of_part = halved(dy[part], cut(of_dy, part)), M.new_empty(0)
-            if not few:
-                write_dx(part, of_y)
-            if of_kernels:
+            of_y = halved(dy[part], cut(of_dy, part))
+            if dx is not None:
+                k = mix(U, M[part], x.dtype, groups, transposed=True, bounds=bounds)
+                launch_convolution(of_y, k, dx[part], groups, stride, padding, dilation, transposed=True)
+                del k
+            of_part = M.new_empty(0)
+            if dU is not None or need_m:
                 images = halved(x[part], cut(of_images, part))
                 dk = kernel_grad(images, of_y, U.shape[2], stride, padding, dilation, groups)
-                with aside():  # the way from here to the predictor is one of small kernels
-                    if dU is not None:
-                        unmix_u(M[part], dk, dU, add=part.start > 0)
-                    if few:
-                        write_dx(part, of_y)
+                if dU is not None:
+                    unmix_u(M[part], dk, dU, add=part.start > 0)
                 if need_m:
                     of_part = unmix_m(U, M[part], dk)
                 del dk

@@ -16,41 +16,13 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["Beside", "Graphs"]
+__all__ = ["Graphs"]
 
 SIGHTINGS = 2  # before a capture, which takes as long as some twenty launches
 MOST = 128  # addresses that are remembered for the same launches
 
 _places: dict[tuple[int, int], tuple[torch.cuda.Stream, torch.cuda.CUDAGraph]] = {}  # where to capture, the first graph
 _capturing = threading.Lock()
-_local = threading.local()
-
-
-class Beside:
-    """A second stream for a capture, which turns what runs there into another branch of the graph.
-
-    Args:
-        device: that of the stream that is captured, the current one.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        streams = _local.__dict__
-        self._stream = streams.get(str(device)) or streams.setdefault(str(device), torch.cuda.Stream(device))
-        self._begun = self._apart = False
-
-    def begin(self) -> int:
-        """The number of the stream, behind all that has been captured so far or what has begun beside it."""
-        if not self._begun:
-            self._stream.wait_stream(torch.cuda.current_stream())
-            self._begun = self._apart = True
-        return self._stream.cuda_stream
-
-    def end(self, join: bool) -> None:
-        """What begins next waits for all before it; to ``join``, the stream that is captured waits too."""
-        self._begun = False
-        if join and self._apart:
-            torch.cuda.current_stream().wait_stream(self._stream)
-            self._apart = False
 
 
 class Graphs:
@@ -64,20 +36,17 @@ class Graphs:
         self._calls = calls
         self._known: dict[tuple[int, ...], int | torch.cuda.CUDAGraph] = {}
 
-    def launch(
-        self, addresses: tuple[int, ...], device: torch.device, launches: Callable[[int, Beside | None], None]
-    ) -> None:
+    def launch(self, addresses: tuple[int, ...], device: torch.device, launches: Callable[[int], None]) -> None:
         """Run ``launches``, by a graph where these addresses were met before.
 
         Args:
             addresses: all that differs from one call to another.
             device: a GPU, the current one.
-            launches: launches kernels on a stream, given as its number, and on one beside it, if any, and does nothing
-                else.
+            launches: launches kernels on a stream, given as its number, and does nothing else.
         """
         stream = torch._C._cuda_getCurrentRawStream(device.index)
         if torch.cuda.is_current_stream_capturing():  # a user's own graph, into which these launches go
-            return launches(stream, Beside(device))
+            return launches(stream)
         owner = stream if self._calls else 0
         addresses = (owner, *addresses)
         known = self._known.get(addresses, 0)
@@ -88,13 +57,11 @@ class Graphs:
                 if known == 0 and len(self._known) >= MOST:
                     self._known.clear()
                 self._known[addresses] = min(known + 1, SIGHTINGS)
-                return launches(stream, None)
+                return launches(stream)
         known.replay()
 
 
-def _captured(
-    device: torch.device, launches: Callable[[int, Beside | None], None], owner: int
-) -> torch.cuda.CUDAGraph | None:
+def _captured(device: torch.device, launches: Callable[[int], None], owner: int) -> torch.cuda.CUDAGraph | None:
     """A graph of ``launches``, which do not run yet; ``None`` while another thread captures.
 
     Those that belong to a stream, their ``owner``, run one after the other and so share a workspace.
@@ -109,7 +76,7 @@ def _captured(
         with torch.cuda.stream(stream):
             graph.capture_begin(pool=None if first is None else first.pool(), capture_error_mode="thread_local")
             try:
-                launches(stream.cuda_stream, Beside(device))
+                launches(stream.cuda_stream)
             finally:
                 graph.capture_end()
         _places[device.index, owner] = stream, first or graph  # it stays, and the pool that all share with it

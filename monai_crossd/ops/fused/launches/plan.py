@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .graphs import Beside, Graphs
+from .graphs import Graphs
 from .recorder import Recorder, Step, View
 
 __all__ = ["Plan"]
@@ -25,18 +25,6 @@ class _Patch(NamedTuple):
     buffer: int
     offset: int
     view: View
-
-
-class _Step(NamedTuple):
-    """What is run, the grid or none for a call, what stands before the arguments, and these."""
-
-    run: Any
-    grid: tuple[int, ...] | None
-    front: tuple[Any, ...]
-    args: list[Any]
-    patches: list[_Patch]
-    aside: bool
-    joins: bool
 
 
 class Plan:
@@ -58,7 +46,7 @@ class Plan:
         self.all_fresh = len(fresh) == len(results)
         offsets, block = _packed(recorder, set(numbers))
         self.block = ((block,), (1,), torch.uint8) if block else None
-        self.steps: list[_Step] = []
+        self.steps: list[tuple[Any, tuple[int, ...] | None, tuple[Any, ...], list[Any], list[_Patch]]] = []
         for step in recorder.steps:
             patches = []
             for (at, (buffer, offset)), view in zip(step.places, step.views, strict=True):
@@ -67,7 +55,7 @@ class Plan:
                     patches.append(_Patch(at, numbers[buffer], offset, view))
                 elif buffer >= 0:
                     patches.append(_Patch(at, inputs + len(fresh), offsets[buffer] + offset, view))
-            self.steps.append(_Step(*_prepared(step), step.args, patches, step.aside, step.joins))
+            self.steps.append((*_prepared(step), step.args, patches))
 
     def __call__(self, inputs: Sequence[Tensor], addresses: list[int]) -> list[Tensor]:
         """The results for other inputs, at ``addresses``."""
@@ -88,23 +76,19 @@ class Plan:
             self._interpret(addresses, tensors)
         return fresh if self.all_fresh else [tensors[number] for number in self.results]
 
-    def _launch(self, addresses: list[int], tensors: list[Tensor], stream: int, beside: Beside | None) -> None:
-        for run, grid, front, args, patches, aside, joins in self.steps:
-            if beside is not None and not aside:
-                beside.end(joins)
+    def _launch(self, addresses: list[int], tensors: list[Tensor], stream: int) -> None:
+        for run, grid, front, args, patches in self.steps:
             if grid is None:
                 run(*(_viewed(tensors, patch) for patch in patches))
                 continue
             args = args.copy()
             for at, buffer, offset, _ in patches:
                 args[at] = addresses[buffer] + offset
-            run(*grid, beside.begin() if aside and beside is not None else stream, *front, *args)
-        if beside is not None:
-            beside.end(join=True)
+            run(*grid, stream, *front, *args)
 
     def _interpret(self, addresses: list[int], tensors: list[Tensor]) -> None:
         """The same in Triton's interpreter, which asks for tensors."""
-        for kernel, grid, _, args, patches, *_ in self.steps:
+        for kernel, grid, _, args, patches in self.steps:
             if grid is None:
                 kernel(*(_viewed(tensors, patch) for patch in patches))
                 continue
@@ -139,26 +123,15 @@ def _allocation(device: torch.device) -> Callable[..., Tensor]:
     return quick or (lambda size, stride, dtype: torch.empty_strided(size, stride, dtype=dtype, device=device))
 
 
-def _until(steps: Sequence[Step]) -> list[int]:
-    """The last step beside which each may still run."""
-    found, join = [], len(steps)
-    for number in reversed(range(len(steps))):
-        found.append(join - 1 if steps[number].aside else number)
-        if steps[number].joins and not steps[number].aside:
-            join = number
-    return found[::-1]
-
-
 def _packed(recorder: Recorder, kept: set[int]) -> tuple[dict[int, int], int]:
     """Offsets of temporary tensors in one block, in which those never used at the same time may overlap; its size."""
     first: dict[int, int] = {}
     last: dict[int, int] = {}
-    until = _until(recorder.steps)
     for number, step in enumerate(recorder.steps):
         for _, (buffer, _) in step.places:
             if buffer >= 0 and buffer not in kept:
                 first.setdefault(buffer, number)
-                last[buffer] = max(until[number], last.get(buffer, 0))
+                last[buffer] = number
     offsets: dict[int, int] = {}
     total = 0
     for buffer in sorted(first, key=lambda number: -recorder.buffers[number][1]):  # large ones first

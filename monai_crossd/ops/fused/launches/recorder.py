@@ -38,8 +38,6 @@ class Step(NamedTuple):
     args: list[Any]
     places: list[tuple[int, Place]]  # which arguments are tensors
     views: list[View]  # of those
-    aside: bool  # may run beside the steps that follow, until one that joins
-    joins: bool  # waits for all before it
 
 
 class Recorder(TorchDispatchMode):
@@ -50,7 +48,6 @@ class Recorder(TorchDispatchMode):
         self.inputs = inputs
         self.buffers = [(t.data_ptr(), _extent(t)) for t in inputs]
         self.steps: list[Step] = []
-        self.aside = self.joins = False  # of the next step
         self.repeatable, self._launching = not _overlap(self.buffers), False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -73,11 +70,10 @@ class Recorder(TorchDispatchMode):
         self._note(compiled or kernel, (*grid, 1, 1)[:3], values)
 
     def call(self, function: Callable[..., None], tensors: tuple[Tensor, ...]) -> None:
-        """Run and note a call, which joins: torch chooses its stream."""
+        """Run and note a call."""
         self._run(lambda: function(*tensors))
         if any(t.numel() == 0 for t in tensors):
             self.repeatable = False
-        self.joins = True
         self._note(function, None, list(tensors))
 
     def _run(self, run: Callable[[], Any]) -> Any:
@@ -97,9 +93,7 @@ class Recorder(TorchDispatchMode):
                     return
                 places.append((at, place))
                 views.append(View(value.dtype, tuple(value.shape), value.stride()))
-        aside = self.aside and grid is not None
-        self.steps.append(Step(function, grid, values, places, views, aside, self.joins and not aside))
-        self.joins = self.joins and aside
+        self.steps.append(Step(function, grid, values, places, views))
 
     def place(self, tensor: Tensor) -> Place | None:
         """Where a tensor lies: in itself if an input, else in the newest allocation or in the input around it."""

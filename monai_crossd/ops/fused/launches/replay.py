@@ -11,8 +11,7 @@ more, or whose inputs lie at odd addresses, is called as it is.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor
 from .plan import Plan
 from .recorder import Recorder
 
-__all__ = ["aside", "call", "forget", "join", "launch", "remembered", "repeated"]
+__all__ = ["call", "forget", "launch", "remembered", "repeated"]
 
 ALIGNMENT = 16  # bytes: what Triton compiles a kernel for, told by the pointer it first gets
 PLANS = 2048  # most that are kept; an entry is a few kilobytes
@@ -60,30 +59,6 @@ def call(function: Callable[..., None], *tensors: Tensor) -> None:
         function(*tensors)
     else:
         recorder.call(function, tensors)
-
-
-@contextmanager
-def aside() -> Iterator[None]:
-    """Launches that may run beside those that follow, until :func:`join`; in a CUDA graph they do.
-
-    They use what was made before, and nothing is written that those beside them use.
-    """
-    recorder = getattr(_local, "recorder", None)
-    if recorder is None:
-        yield
-        return
-    recorder.aside = True
-    try:
-        yield
-    finally:
-        recorder.aside = False
-
-
-def join() -> None:
-    """What follows waits for all that was launched aside, as does whoever gets the results."""
-    recorder = getattr(_local, "recorder", None)
-    if recorder is not None:
-        recorder.joins = True
 
 
 def repeated(key: Hashable, function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> Sequence[Tensor]:

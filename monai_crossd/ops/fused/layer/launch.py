@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from ...per_image import ConvArguments, output_size
-from ..columns.launch import geometry, launch_weight
+from ..columns.launch import geometry
 from ..columns.passes import convolve_columns, gradients_of_columns
 from ..conv import passes as fused_conv
 from ..images.halves import Ranges, is_halved, measure, measured, shapes
 from ..images.layout import empty_images, is_channels_last
 from ..images.turn import channels_last
-from ..launches.replay import aside
 from ..predictor.launch import Predictor, Running, empty_grads, shape_h, write_gradients, write_pool
 from ..shift import launch as shift
 
@@ -84,10 +83,7 @@ def launch_forward(
     layout = [*_state_layout(x, U, net, call), *_of_columns(way, shape, x, call)]
     state = x.new_empty(sum(_numbers(*part) for part in layout), dtype=torch.float32)
     _, r, stats, soft, h, *others = _split(state, layout)
-    operator, columns, weight = operator_of(state, x, U), way == "columns", None
-    if columns and not is_halved(x.dtype):
-        with aside():
-            weight = launch_weight(U, x.dtype, None)
+    operator, columns = operator_of(state, x, U), way == "columns"
     statistics = Running(running[0], running[1], running[2], call.momentum) if running else None
     write_pool(x, net, statistics, call.training, call.eps, call.keep, h, stats, soft, r, source)
     if not columns:
@@ -103,7 +99,7 @@ def launch_forward(
     y = empty_images(x, shape, last)
     if columns:
         along = others[-1].permute(0, 3, 1, 2) if call.keep else None
-        convolve_columns(images, U, r, measured_now, y, along, geometry(*conv[:3]), weight)
+        convolve_columns(images, U, r, measured_now, y, along, geometry(*conv[:3]))
     else:
         fused_conv.convolve(images, U, operator, measured_now, y, *conv[:3], conv.groups)
     return [state, y]

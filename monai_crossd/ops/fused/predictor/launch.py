@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..launches.replay import join, launch
+from ..launches.replay import launch
 from ..sizes import cdiv, precision
 from . import backward_kernels, planes_kernels
 from . import kernels as forward_kernels
@@ -242,7 +242,6 @@ def write_gradients(
         part = x.new_empty((parts, hidden, channels), dtype=torch.float32)
         sum_x, sum_dh = (x.new_empty((parts, count), dtype=torch.float32) for count in (channels, hidden))
         sizes["num_stages"] = NUM_STAGES_DX[x.element_size()]
-        join()  # what dx holds may have been launched aside
         launch(
             backward_kernels.input_gradient_kernel, (parts * blocks,), x, net.w1, h, dy, stats, net.gamma, sums,
             written, part, sum_x, sum_dh, B=images, blocks=blocks, TRAINING=training, LOAD=load,
@@ -282,7 +281,6 @@ def _write_planes_gradients(
         if dx is not None:
             tiles = _tiles(images, pixels, PLANES_THREADS)
             parts = cdiv(tiles["all_tiles"], tiles["run"])
-            join()
             launch(
                 planes_kernels.planes_input_gradient_kernel, (parts,), x, net.w1, *predictor, sums, dx, B=images,
                 TRAINING=training, **to, **tiles, **sizes,
