@@ -17,9 +17,20 @@ except ImportError:  # kernels are then functions that nobody calls
 __all__ = ["jit", "split_dot", "tl", "triton"]
 
 
-def jit(*plain: str) -> Callable[[Callable], Any]:
-    """``triton.jit`` if there is one; the arguments named ``plain`` make no variants of the compiled kernel."""
-    return (lambda kernel: kernel) if triton is None else triton.jit(do_not_specialize=plain)
+def jit(*plain: str, counts: tuple[str, ...] = ()) -> Callable[[Callable], Any]:
+    """``triton.jit`` if there is one.
+
+    Of an integer it makes variants, where it is one and where 16 divides it, each compiled when it is first met.
+
+    Args:
+        plain: names of those of which there are none, such as the images of a batch.
+        counts: of which there is one alone, where they are one: what is counted up to them, or divided by them, goes.
+    """
+    return (
+        (lambda kernel: kernel)
+        if triton is None
+        else triton.jit(do_not_specialize=plain, do_not_specialize_on_alignment=counts)
+    )
 
 
 @jit()

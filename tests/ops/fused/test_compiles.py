@@ -40,17 +40,8 @@ def launches(monkeypatch):
     return seen
 
 
-def compile_for_hopper(kernel, args, named, descriptors=()):
-    """Compile as a launch would, by Triton's rules of what becomes a constant and what is known to be divisible.
-
-    Args:
-        kernel: under ``triton.jit``.
-        args: as of the kernel.
-        named: arguments by name, and options.
-        descriptors: types of the first arguments, which ``args`` leave out.
-    """
-    args = (*descriptors, *args)
-    options = {name: named[name] for name in OPTIONS if name in named}
+def specialized(kernel, args, named):
+    """Types, constants and what is known to be divisible, by Triton's rules: what tells compiled kernels apart."""
     values = [*args, *(named[name] for name in kernel.arg_names[len(args) :])]
     signature, constants, attributes = {}, {}, {}
     for at, (parameter, value) in enumerate(zip(kernel.params, values, strict=True)):
@@ -64,14 +55,43 @@ def compile_for_hopper(kernel, args, named, descriptors=()):
             signature[parameter.name] = POINTERS[value.dtype]
         else:
             signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
-        known = not parameter.do_not_specialize and not isinstance(value, float | str)
+        known = not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment)
+        known = known and not isinstance(value, float | str)
         if known and (isinstance(value, torch.Tensor) or value % 16 == 0):
             attributes[(at,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
+
+
+def compile_for_hopper(kernel, args, named, descriptors=()):
+    """Compile as a launch would.
+
+    Args:
+        kernel: under ``triton.jit``.
+        args: as of the kernel.
+        named: arguments by name, and options.
+        descriptors: types of the first arguments, which ``args`` leave out.
+    """
+    signature, constants, attributes = specialized(kernel, (*descriptors, *args), named)
+    options = {name: named[name] for name in OPTIONS if name in named}
     source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
     compiled = triton.compile(source, target=target, options=options)
     assert compiled.metadata.shared <= SHARED
     return compiled
+
+
+def launch_layer(x, outputs, size, training):
+    """Forward and backward of a layer by ``"kernels"``."""
+    channels = x.shape[1]
+    U = torch.empty(outputs, channels, size, size, size)
+    net = Predictor(
+        torch.empty(16, channels, 1, 1), *(torch.empty(16) for _ in range(3)), torch.empty(4, 16, 1, 1), torch.empty(4)
+    )
+    running = (torch.empty(16), torch.empty(16), torch.empty((), dtype=torch.int64))
+    conv = ConvArguments((2, 1), (1, 1), (1, 1), groups=1)
+    call, needs = Call(conv, training, 1e-5, 0.1, True, halves.is_halved(x.dtype), False), Needs(True, True, True)
+    state, y = launch_forward(x, x, False, "kernels", U, net, running, call)
+    launch_backward("kernels", torch.empty_like(y), x, x, U, net, state, call, needs)
 
 
 @pytest.mark.parametrize("tf32", [True, False])
@@ -87,19 +107,22 @@ def compile_for_hopper(kernel, args, named, descriptors=()):
 )
 def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, tf32):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
-    x = torch.empty(2, channels, side, side, dtype=dtype)
-    U = torch.empty(2 * channels, channels, size, size, size)
-    net = Predictor(
-        torch.empty(16, channels, 1, 1), *(torch.empty(16) for _ in range(3)), torch.empty(4, 16, 1, 1), torch.empty(4)
-    )
-    running = (torch.empty(16), torch.empty(16), torch.empty((), dtype=torch.int64))
-    conv = ConvArguments((2, 1), (1, 1), (1, 1), groups=1)
-    call, needs = Call(conv, training, 1e-5, 0.1, True, halves.is_halved(dtype), False), Needs(True, True, True)
-    state, y = launch_forward(x, x, False, "kernels", U, net, running, call)
-    launch_backward("kernels", torch.empty_like(y), x, x, U, net, state, call, needs)
+    launch_layer(torch.empty(2, channels, side, side, dtype=dtype), 2 * channels, size, training)
     assert len({kernel for kernel, _, _ in launches}) >= 13
     for kernel, args, named in launches:
         assert compile_for_hopper(kernel, args, named)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels, side, size", [(64, 28, 3), (3, 64, 7)])
+def test_another_batch_takes_the_same_kernels(launches, channels, side, size, dtype):
+    """So that the last batch of an epoch waits for no compiler."""
+    found = []
+    for images in (32, 27):
+        launch_layer(torch.empty(images, channels, side, side, dtype=dtype), 64, size, True)
+        found.append({(kernel.fn.__name__, str(specialized(kernel, args, named))) for kernel, args, named in launches})
+        launches.clear()
+    assert len(found[0]) >= 13 and found[0] == found[1]
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -16,7 +16,7 @@ __all__ = ["channels_last", "turned"]
 BLOCK = 64  # channels and pixels of a tile: rows of 128 bytes at least, which is what memory hands out at once
 
 
-@jit()
+@jit(counts=("W", "tiles_p", "tiles_c"))
 def turn_kernel(
     x_ptr, y_ptr, largest, factor, times, P, C, W, tiles_p, tiles_c, sb, sc, sh, sw,
     FLAT: tl.constexpr, BLOCK: tl.constexpr, BOUNDS: tl.constexpr,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from monai_crossd.ops.fused.language import jit, split_dot, tl
 from monai_crossd.ops.fused.predictor.tiles import (
+    COUNTS,
     _dot,
     _feature_gradients,
     _features,
@@ -40,7 +41,7 @@ def _dot_of_pixels(a, b, PRECISION: tl.constexpr):
     return y
 
 
-@jit()
+@jit("B", "all_tiles", counts=COUNTS)
 def parameter_sums_kernel(
     x_ptr, w1_ptr, h_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, dy_ptr, part_ptr,
     B, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
@@ -89,7 +90,7 @@ def parameter_sums_kernel(
     tl.store(part + 5 * every, tl.sum(dw3, axis=1), mask=n < N)
 
 
-@jit()
+@jit("B", "parts")
 def parameter_gradient_kernel(
     part_ptr, dr_ptr, stats_ptr, gamma_ptr, sums_ptr, db1_ptr, dgamma_ptr, dbeta_ptr, dw2_ptr, db2_ptr,
     B, N, parts, TRAINING: tl.constexpr, BLOCK_T: tl.constexpr,
@@ -110,7 +111,7 @@ def parameter_gradient_kernel(
         _store_bias_gradient(db2_ptr, dr_ptr, B, BLOCK_T)
 
 
-@jit()
+@jit("B", "all_tiles", counts=(*COUNTS, "blocks"))
 def input_gradient_kernel(
     x_ptr, w1_ptr, h_ptr, dy_ptr, stats_ptr, gamma_ptr, sums_ptr, dx_ptr, part_ptr, sum_x_ptr, sum_dh_ptr,
     B, P, C, W, N, sb, sc, sh, sw, db, dc, dh_stride, dw_stride, tiles, all_tiles, run, blocks,
@@ -132,7 +133,7 @@ def input_gradient_kernel(
     inside = (n[:, None] < N) & (c[None, :] < C)
     w1 = tl.load(w1_ptr + n[:, None] * C + c[None, :], mask=inside, other=0.0).to(x_ptr.dtype.element_ty)
     if TRAINING:
-        pixels = 1.0 * B * P  # B may be a constant here
+        pixels = 1.0 * B * P
         mean_dy, tilt = _vector(sums_ptr, n, N) / pixels, _vector(sums_ptr + N, n, N) / pixels * invstd
     dw1 = tl.zeros((BLOCK_C, BLOCK_N), dtype=tl.float32)
     sum_x = tl.zeros((BLOCK_C,), dtype=tl.float32)
@@ -177,7 +178,7 @@ def input_gradient_kernel(
             tl.store(sum_dh_ptr + program * N + n, sum_dh, mask=n < N)
 
 
-@jit()
+@jit("B", "P", "parts")
 def weight_gradient_kernel(
     part_ptr, sum_x_ptr, sum_dh_ptr, dw1_ptr, B, P, C, N, parts,
     TRAINING: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,

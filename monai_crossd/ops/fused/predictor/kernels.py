@@ -42,6 +42,7 @@ from __future__ import annotations
 
 from monai_crossd.ops.fused.language import jit, tl, triton
 from monai_crossd.ops.fused.predictor.tiles import (
+    COUNTS,
     _features,
     _load_hidden,
     _pixels,
@@ -96,7 +97,7 @@ def _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, j, top, total, weighted, LAST: 
         tl.store(part + 8 + j, weighted)
 
 
-@jit()
+@jit("all_tiles", counts=COUNTS)
 def project_kernel(
     x_ptr, cast_ptr, w1_ptr, h_ptr, part_ptr, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
     STORE: tl.constexpr, PLANES: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
@@ -134,7 +135,7 @@ def project_kernel(
     tl.store(part_ptr + (1 + N + n) * programs + program, all_squares, mask=n < N)
 
 
-@jit()
+@jit("parts")
 def statistics_kernel(
     part_ptr, b1_ptr, stats_ptr, running_mean_ptr, running_var_ptr, batches_ptr, N, parts, eps, momentum,
     TRACK: tl.constexpr, CUMULATIVE: tl.constexpr, BLOCK_T: tl.constexpr,
@@ -176,7 +177,7 @@ def statistics_kernel(
             tl.store(batches_ptr, tl.load(batches_ptr) + 1)
 
 
-@jit()
+@jit("B", counts=(*COUNTS, "programs"))
 def pool_kernel(
     x_ptr, cast_ptr, w1_ptr, b1_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, w2_ptr, b2_ptr,
     h_ptr, stats_ptr, part_ptr, r_ptr, soft_ptr, B, P, C, W, N, sb, sc, sh, sw, tiles, run, programs, eps,
@@ -228,7 +229,7 @@ def pool_kernel(
     _finish(part, r_ptr, soft_ptr, b2_ptr, B, b, 3, top3, total3, weighted3, LAST)
 
 
-@jit()
+@jit("B", "programs")
 def combine_kernel(part_ptr, b2_ptr, r_ptr, soft_ptr, B, programs, BLOCK_T: tl.constexpr):
     """One image: ``r`` from the maxima, sums and weighted sums of its programs, (B, programs, 3, 4)."""
     b, j = tl.program_id(0).to(tl.int64), tl.program_id(1)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from monai_crossd.ops.fused.language import jit, tl
 from monai_crossd.ops.fused.predictor.tiles import (
+    COUNTS,
     _columns_of_w1,
     _feature_gradients,
     _features,
@@ -45,7 +46,7 @@ def _center(x_ptr, c, P, C, W, sc, sh, sw, FLAT: tl.constexpr):
     return tl.sum(tl.load(at, mask=c[:, None] < C, other=0.0).to(tl.float32), axis=1) / 32
 
 
-@jit()
+@jit("B", "all_tiles", counts=COUNTS)
 def planes_sums_kernel(
     x_ptr, w1_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, part_ptr, moment_ptr,
     B, P, C, W, N, sb, sc, sh, sw, tiles, all_tiles, run,
@@ -99,7 +100,7 @@ def planes_sums_kernel(
     tl.store(moment, tl.sum(x_x, axis=2), mask=(c[:, None] <= C) & (c[None, :] <= C))
 
 
-@jit()
+@jit("B", "parts", counts=("W",))
 def planes_parameter_gradient_kernel(
     x_ptr, w1_ptr, part_ptr, moment_ptr, dr_ptr, stats_ptr, gamma_ptr,
     sums_ptr, dw1_ptr, db1_ptr, dgamma_ptr, dbeta_ptr, dw2_ptr, db2_ptr,
@@ -120,7 +121,7 @@ def planes_parameter_gradient_kernel(
     slope = tl.load(gamma_ptr + n).to(tl.float32) * invstd
     sum_dy_xhat = (tl.sum(w1 * dy_x, axis=0) + kappa * sum_dy) * invstd
     if TRAINING:  # the batch's mean takes b1 away again
-        pixels = 1.0 * B * P  # B may be a constant here
+        pixels = 1.0 * B * P
         sum_x = _total(moment_ptr, C * (1 + C) + c, c < C, parts, BLOCK_T)
         w1_x_x = kappa * sum_x
         for row in range(C):
@@ -141,7 +142,7 @@ def planes_parameter_gradient_kernel(
         _store_bias_gradient(db2_ptr, dr_ptr, B, BLOCK_T)
 
 
-@jit()
+@jit("B", "all_tiles", counts=COUNTS)
 def planes_input_gradient_kernel(
     x_ptr, w1_ptr, dr_ptr, stats_ptr, soft_ptr, gamma_ptr, beta_ptr, w2_ptr, sums_ptr, dx_ptr,
     B, P, C, W, N, sb, sc, sh, sw, db, dc, dh_stride, dw_stride, tiles, all_tiles, run,
@@ -154,7 +155,7 @@ def planes_input_gradient_kernel(
     slope, beta, w2 = _vector(gamma_ptr, n, N) * invstd, _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
     w1 = _columns_of_w1(w1_ptr, n, C, N, BLOCK_C, x_ptr.dtype.element_ty)
     if TRAINING:
-        pixels = 1.0 * B * P  # B may be a constant here
+        pixels = 1.0 * B * P
         mean_dy, tilt = _vector(sums_ptr, n, N) / pixels, _vector(sums_ptr + N, n, N) / pixels * invstd
     first, last, first_image, images = _share(tl.program_id(0), run, tiles, all_tiles)
     for number in range(images):  # all from this number: sums of steps Triton 3.6 takes for constant

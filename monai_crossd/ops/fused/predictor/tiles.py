@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from monai_crossd.ops.fused.language import jit, tl
 
+COUNTS = ("W", "tiles", "run")  # columns of an image, its tiles, and those of a program; see ``jit``
+
 
 @jit()
 def _pixels(tile, BLOCK_P: tl.constexpr, WIDE: tl.constexpr):

@@ -126,7 +126,7 @@ def _store_gradient(r_ptr, dr_ptr, b, ds0, ds1, ds2):
     tl.store(dr_ptr + b * 4 + 3, dangle * 0.7853981633974483 * (1.0 - tanh * tanh))
 
 
-@jit()
+@jit("images", "shares", counts=("parts",))
 def operator_grad_kernel(
     r_ptr, dm_ptr, dr_ptr, images, shares, parts, K: tl.constexpr, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr
 ):
@@ -153,7 +153,7 @@ def operator_grad_kernel(
     _store_gradient(r_ptr, dr_ptr, b, ds0, ds1, ds2)
 
 
-@jit()
+@jit("of_depth", "of_plane")
 def shift_grad_kernel(r_ptr, depth_ptr, plane_ptr, dr_ptr, of_depth, of_plane, BLOCK: tl.constexpr):
     """The same from parts of the gradient to the shift, ``(images, of_depth)`` and ``(images, 2, of_plane)``."""
     b = tl.program_id(0).to(tl.int64)
