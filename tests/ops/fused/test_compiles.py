@@ -1,4 +1,4 @@
-"""Every kernel compiles for a GPU of the Hopper generation, also where there is none: the interpreter takes more."""
+"""Every kernel compiles for GPUs, also where there is none: the interpreter takes more."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ if not isinstance(turn.turn_kernel, triton.JITFunction):
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # Triton's own affair
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
-SHARED = 232448  # bytes of memory that a program can have
+HOPPER, AMPERE = 90, 86  # as compute capabilities, the lesser with what Ada and small Blackwells have too
+SHARED = {HOPPER: 232448, AMPERE: 101376}  # bytes of memory that a program can have
 OPTIONS = ("num_warps", "num_stages")
 
 
@@ -62,10 +63,11 @@ def specialized(kernel, args, named):
     return signature, constants, attributes
 
 
-def compile_for_hopper(kernel, args, named, descriptors=()):
+def compile_for(capability, kernel, args, named, descriptors=()):
     """Compile as a launch would.
 
     Args:
+        capability: of ``SHARED``.
         kernel: under ``triton.jit``.
         args: as of the kernel.
         named: arguments by name, and options.
@@ -74,9 +76,9 @@ def compile_for_hopper(kernel, args, named, descriptors=()):
     signature, constants, attributes = specialized(kernel, (*descriptors, *args), named)
     options = {name: named[name] for name in OPTIONS if name in named}
     source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
     compiled = triton.compile(source, target=target, options=options)
-    assert compiled.metadata.shared <= SHARED
+    assert compiled.metadata.shared <= SHARED[capability]
     return compiled
 
 
@@ -94,23 +96,25 @@ def launch_layer(x, outputs, size, training):
     launch_backward("kernels", torch.empty_like(y), x, x, U, net, state, call, needs)
 
 
+@pytest.mark.parametrize("capability", SHARED)
 @pytest.mark.parametrize("tf32", [True, False])
 @pytest.mark.parametrize(
     "channels, side, size, training, dtype",
     [
         (64, 14, 3, True, torch.float32),
+        (128, 64, 3, True, torch.bfloat16),
         (64, 14, 3, True, torch.bfloat16),
         (64, 14, 3, False, torch.float16),
         (3, 32, 7, True, torch.float32),
         (5, 7, 2, False, torch.float32),
     ],
 )
-def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, tf32):
+def test_compiles(launches, monkeypatch, channels, side, size, training, dtype, tf32, capability):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     launch_layer(torch.empty(2, channels, side, side, dtype=dtype), 2 * channels, size, training)
     assert len({kernel for kernel, _, _ in launches}) >= 13
     for kernel, args, named in launches:
-        assert compile_for_hopper(kernel, args, named)
+        assert compile_for(capability, kernel, args, named)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -135,7 +139,7 @@ def test_kernels_for_the_library_compile(launches, memory_format):
     conv_passes.launch_unmixed(k[:, None], U, M, True)
     assert len(launches) == 4
     for kernel, args, named in launches:
-        assert named["LIBRARY"] and compile_for_hopper(kernel, args, named)
+        assert named["LIBRARY"] and compile_for(HOPPER, kernel, args, named)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -151,7 +155,7 @@ def test_casts_compile(launches, channels, training):
     predictor_launch.write_pool(x, net, running, training, 1e-5, True, h, stats, soft, r, x.float())
     kernel, args, named = launches[0]
     assert (args[0].dtype, args[1].dtype) == (torch.float32, torch.bfloat16)
-    assert compile_for_hopper(kernel, args, named)
+    assert compile_for(HOPPER, kernel, args, named)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 40])
@@ -169,7 +173,7 @@ def test_offsets_of_64_bits_compile(launches, monkeypatch, channels):
     predictor_launch.write_gradients(r, x, h, stats, soft, net, True, grads, torch.empty_like(x), True)
     assert len(launches) >= 7
     for kernel, args, named in launches:
-        assert compile_for_hopper(kernel, args, named)
+        assert compile_for(HOPPER, kernel, args, named)
 
 
 @pytest.mark.parametrize("tf32", [True, False])
@@ -184,7 +188,7 @@ def test_columns_compile(launches, monkeypatch, dtype, tf32):
     columns.gradients_of_columns(torch.empty_like(y), x, U, r, ranges, along, dx, dU, dr, at)
     assert len({kernel for kernel, _, _ in launches}) >= 6
     for kernel, args, named in launches:
-        assert compile_for_hopper(kernel, args, named)
+        assert compile_for(HOPPER, kernel, args, named)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton.tools.tensor_descriptor") is None, reason="no descriptors")
@@ -199,9 +203,9 @@ def test_boxes_compile(boxes, scaled, last):
     y, geometry = torch.empty(2, 128, 48, 48, dtype=torch.float32 if scaled else torch.float16), (-1, -1, 1, 1)
     y = y.contiguous(memory_format=torch.channels_last) if last else y
     sizes = dict(K=3, AHEAD=last, BLOCK_H=h, BLOCK_W=w, BLOCK_M=block_m, BLOCK_C=block_c)
-    compiled = compile_for_hopper(
-        box_conv_kernel, (*factors, y, 128, 64, 576, 1, 6, 48, 48, *y.stride(), *geometry),
+    compiled = compile_for(
+        HOPPER, box_conv_kernel, (*factors, y, 128, 64, 576, 1, 6, 48, 48, *y.stride(), *geometry),
         dict(**sizes, num_warps=num_warps, num_stages=num_stages), types,
     )  # fmt: skip
-    assert compiled.metadata.shared * programs <= SHARED
+    assert compiled.metadata.shared * programs <= SHARED[HOPPER]
     assert "local_load" not in compiled.asm["ttgir"]  # products read memory themselves
