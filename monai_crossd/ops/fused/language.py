@@ -23,14 +23,12 @@ def jit(*plain: str, counts: tuple[str, ...] = ()) -> Callable[[Callable], Any]:
     Of an integer it makes variants, where it is one and where 16 divides it, each compiled when it is first met.
 
     Args:
-        plain: names of those of which there are none, such as the images of a batch.
-        counts: of which there is one alone, where they are one: what is counted up to them, or divided by them, goes.
+        plain: names of those that make none, such as the number of images.
+        counts: names of those that make one, where they are one, so that a loop or a division is left out.
     """
-    return (
-        (lambda kernel: kernel)
-        if triton is None
-        else triton.jit(do_not_specialize=plain, do_not_specialize_on_alignment=counts)
-    )
+    if triton is None:
+        return lambda kernel: kernel
+    return triton.jit(do_not_specialize=plain, do_not_specialize_on_alignment=counts)
 
 
 @jit()

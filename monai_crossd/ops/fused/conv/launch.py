@@ -111,8 +111,8 @@ def kernel_grad(
         blocks: block sizes, by default from ``LAUNCHES``.
 
     Returns:
-        ``(B, parts, K*K, C_out, C_in/groups)``, to be summed over ``parts`` of the pixels, one of images of few
-        channels; in the dtype of ``images``, with factors in float32.
+        ``(B, parts, K*K, C_out, C_in/groups)``, to be summed over ``parts`` of the pixels, of which images of few
+        channels have one; in the dtype of ``images``, with factors in float32.
     """
     (x, x_factor), (dy, dy_factor) = images, gradient
     (batch, c_out, h_out, w_out), red, taps = dy.shape, x.shape[1] // groups, size * size

@@ -60,7 +60,7 @@ def fused_layer(
     running = () if mean is None or var is None else cast(tuple[Tensor, ...], (mean, var, batches))
     call = Call(conv, training, norm.eps, norm.momentum, torch.is_grad_enabled(), is_halved(x.dtype), False)
     if is_transformed() or any(map(torch._C._functorch.is_functorch_wrapped_tensor, (x, weight, *net))):
-        return _FusedLayer.apply(x, padded, weight, *net, running, call, source)  # refuses transforms
+        return _FusedLayer.apply(x, padded, weight, *net, running, call, source)  # refuses those that are active
     if call.keep:
         return _apply(x, padded, weight, *net, running, call, source)
     return convolved(x, padded, weight, net, running, call, source)[0]
