@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("`--kernels` needs a GPU that torch sees, got the CPU; leave it out.")
     small = device.type == "cpu" and not options.full
     found = [row for name in options.shapes for row in _rows(parser, name, small, device)]
-    named = {(row.group, row.shape): row for row in found}  # named twice, timed once
+    named = {(row.group, row.label): row for row in found}  # named twice, timed once
     rows = _with(parser, list(named.values()), options.competitors)
     _check_settings(parser, options.settings, rows, device)
     folder = Path(options.output_dir)

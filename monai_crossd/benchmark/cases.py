@@ -6,6 +6,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from monai.networks.nets import resnet18
 from torch import nn
@@ -14,6 +15,7 @@ from monai_crossd.convert import to_3d
 from monai_crossd.layers import CrossDConv
 from monai_crossd.networks import crossd_resnet18
 
+from .forms import FORMS, FormedConv2d
 from .literal import LiteralCrossDConv, with_literal_layers
 
 __all__ = ["GROUPS", "Case", "cases", "layer_case"]
@@ -24,6 +26,7 @@ GROUPS = {
     "layers3d": "Layers on volumes",
     "networks": "ResNet-18 on images",
     "volumes": "ResNet-18 on volumes",
+    "forms": "Convolutions of ResNet-18 by their forms",
     "batch": "Cost against the batch",
     "side": "Cost against the side of the image",
     "channels": "Cost against the channels",
@@ -52,21 +55,25 @@ class Case:
         shape: of the input.
         competitors: name to what builds the module; the first is what the others are measured against.
         steps: an optimizer's step belongs to the backward pass.
+        first: nothing comes before, so that no gradient to the input is wanted.
         missing: competitors that cannot run here, and why.
         needs: bytes that a competitor takes at its peak, where it may be more than there is.
+        note: what tells the row from others of its shape.
     """
 
     group: str
     shape: tuple[int, ...]
     competitors: Mapping[str, Build]
     steps: bool = False
+    first: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
     needs: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def label(self) -> str:
-        """The shape, as text."""
-        return " x ".join(map(str, self.shape))
+        """The shape and the note, as text."""
+        return " x ".join(map(str, self.shape)) + self.note
 
 
 def cases(groups: Sequence[str], small: bool, device_type: str = "cuda") -> list[Case]:
@@ -75,7 +82,7 @@ def cases(groups: Sequence[str], small: bool, device_type: str = "cuda") -> list
     Args:
         groups: keys of :data:`GROUPS`.
         small: sizes for a CPU and two minutes; otherwise those of the paper's Table III and of a training step.
-        device_type: a training step on a ``"cpu"`` takes other images than one on a GPU.
+        device_type: ``"cpu"`` or ``"cuda"``, which take other images for a training step and have other forms.
 
     Returns:
         The cases, in the order of the groups.
@@ -91,6 +98,9 @@ def cases(groups: Sequence[str], small: bool, device_type: str = "cuda") -> list
             found += [layer_case(group, shape, outputs) for shape in (_SMALL_3D if small else _PAPER_3D)]
         elif group == "networks":
             found += [_network_case(shape) for shape in _NETWORK["small" if small else device_type]]
+        elif group == "forms":
+            networks = _NETWORK["small"][:1] if small else _NETWORK[device_type]
+            found += [case for shape in networks for case in _form_cases(shape, FORMS[device_type])]
         elif group == "volumes":
             found += [_volume_case((1, 1, side, side, side)) for side in ((48,) if small else (96, 128))]
         else:
@@ -157,7 +167,8 @@ def _network_case(shape: tuple[int, ...]) -> Case:
         "literal": lambda: with_literal_layers(crossd_resnet18(in_channels=channels, num_classes=10)),
     }
     widest = 8 * 512 * 512 * 27 * shape[0]  # complex64 spectra of the widest layer, one an image
-    return Case("networks", shape, competitors, steps=True, needs={"literal": 8 * widest})  # forward and backward: 8
+    needs = {"literal": 8 * widest}  # forward and backward: 8
+    return Case("networks", shape, competitors, steps=True, first=True, needs=needs)
 
 
 def _volume_case(shape: tuple[int, ...]) -> Case:
@@ -166,4 +177,27 @@ def _volume_case(shape: tuple[int, ...]) -> Case:
         "to_3d": lambda: to_3d(crossd_resnet18(in_channels=1, num_classes=10, lift="aligned")),
         "Cross-D": lambda: crossd_resnet18(in_channels=1, num_classes=10, lift="aligned"),
     }
-    return Case("volumes", shape, competitors, steps=True)
+    return Case("volumes", shape, competitors, steps=True, first=True)
+
+
+def _form_cases(network: tuple[int, ...], forms: Sequence[str]) -> list[Case]:
+    """The layers of a ResNet-18 on images ``(B, C, H, W)``, each kind once, without their predictors."""
+    images, channels, side, _ = network
+    found, side = [_form_case((images, channels, side, side), 64, 7, 2, forms, first=True)], side // 4
+    for channels in (64, 128, 256, 512):
+        found.append(_form_case((images, channels, side, side), channels, 3, 1, forms))
+        if channels < 512:
+            found.append(_form_case((images, channels, side, side), 2 * channels, 3, 2, forms))
+        side = math.ceil(side / 2)
+    return found
+
+
+def _form_case(
+    shape: tuple[int, ...], outputs: int, size: int, stride: int, forms: Sequence[str], first: bool = False
+) -> Case:
+    images, channels = shape[:2]
+    competitors: dict[str, Build] = {
+        "Conv2d": lambda: nn.Conv2d(channels, outputs, size, stride, size // 2, bias=False),
+        **{form: partial(FormedConv2d, images, channels, outputs, size, stride, form) for form in forms},
+    }
+    return Case("forms", shape, competitors, first=first, note=f", K = {size}, stride {stride}, {outputs} outputs")

@@ -198,7 +198,7 @@ def _prepared(net: nn.Module, case: Case, setting: Setting, device: torch.device
         for parameter in net.parameters():  # a knowledge base has 5 axes on images too, which `net.to` refuses
             if parameter.dim() == x.dim():
                 parameter.data = parameter.data.to(memory_format=last)
-    x.requires_grad_(work == "training" and not case.steps)  # a layer within a network hands its gradient on
+    x.requires_grad_(work == "training" and not case.first)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-6) if case.steps else None
     call = torch.compile(net, mode=setting.compiled) if setting.compiled else net
 

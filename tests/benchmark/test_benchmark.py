@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from monai_crossd import CrossDConv, crossd_resnet18
 from monai_crossd.benchmark import LiteralCrossDConv, __main__, cases, kernels, report, timing, with_literal_layers
 from monai_crossd.benchmark.__main__ import main
+from monai_crossd.benchmark.forms import FORMS, FormedConv2d
 
 
 def turned(conv: CrossDConv) -> CrossDConv:
@@ -98,7 +99,34 @@ def test_competitors_by_name_and_the_first(tmp_path):
 def test_every_group_has_rows_of_its_own(group, small):
     rows = cases.cases([group], small)
     assert rows and all(row.group == group for row in rows)
-    assert len({row.shape for row in rows}) == len(rows)
+    assert len({row.label for row in rows}) == len(rows)
+
+
+def test_forms_of_a_convolution_agree():
+    x, made = torch.randn(2, 3, 9, 9), []
+    for form in FORMS["cpu"]:
+        torch.manual_seed(0)
+        made.append(FormedConv2d(2, 3, 4, 3, 2, form)(x))
+    assert made[0].shape == (2, 4, 5, 5)
+    for y in made[1:]:
+        assert_close(y, made[0], rtol=1e-5, atol=1e-6)
+
+
+def test_only_what_comes_first_gives_images_no_gradient():
+    class Seen(nn.Module):
+        def forward(self, x):
+            seen.append(x.requires_grad)
+            return x * self.weight
+
+    seen: list[bool] = []
+    net = Seen()
+    net.weight = nn.Parameter(torch.ones(()))
+    for first in (False, True):
+        timing.time_case(
+            cases.Case("forms", (1, 1, 2, 2), {"Conv2d": lambda: net}, first=first), timing.Setting("float32"),
+            torch.device("cpu"), 1,
+        )  # fmt: skip
+    assert seen[2] and seen[3] and not any(seen[4:])
 
 
 def test_what_fails_does_not_stop_the_rest():
@@ -188,7 +216,7 @@ def test_compiled_modules_are_compiled_anew(monkeypatch):
 def test_a_training_step_takes_the_gradient_of_a_loss():
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     expected = [parameter.detach().clone() for parameter in net.parameters()]
-    case = cases.Case("networks", (2, 1, 2, 2), {"plain": lambda: net}, steps=True)
+    case = cases.Case("networks", (2, 1, 2, 2), {"plain": lambda: net}, steps=True, first=True)
     seen = {}
     for parameter in net.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: seen.update({p: p.grad.clone()}))
@@ -271,7 +299,7 @@ def test_kernels_take_less_than_the_call():
         (["--settings", "fp64"], "`--settings` must be among float32, float32 compiled, got fp64."),
         (
             ["--competitors", "fp"],
-            "`--competitors` must be among ACSConv, Conv2d, Conv3d, Cross-D, CrossDConv, literal",
+            "`--competitors` must be among ACSConv, Conv2d, Conv3d, Cross-D, CrossDConv, columns, each,",
         ),
         (["--device", "cuda"], "`--device cuda` needs a GPU that torch sees, got none"),
         (["--kernels"], "`--kernels` needs a GPU that torch sees, got the CPU; leave it out."),
