@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import monai_crossd
 
-from .cases import GROUPS, Case, cases, layer_case
+from .cases import GROUPS, ON_CPU, Case, cases, layer_case
 from .report import write_plot, write_tables
 from .timing import Setting, settings, time_case
 
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.kernels and device.type == "cpu":
         parser.error("`--kernels` needs a GPU that torch sees, got the CPU; leave it out.")
     small = device.type == "cpu" and not options.full
+    options.shapes = options.shapes or [name for name in GROUPS if name not in ON_CPU or device.type == "cpu"]
     found = [row for name in options.shapes for row in _rows(parser, name, small, device)]
     named = {(row.group, row.label): row for row in found}  # named twice, timed once
     rows = _with(parser, list(named.values()), options.competitors)
@@ -77,9 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Time Cross-D layers and networks beside plain ones, the literal form and ACSConv.",
     )
     shapes = f"groups ({', '.join(GROUPS)}) or shapes such as 8x64x128x128"
-    parser.add_argument(
-        "--shapes", nargs="+", default=list(GROUPS), metavar="SHAPE", help=f"{shapes}; default: all groups"
-    )
+    parser.add_argument("--shapes", nargs="+", metavar="SHAPE", help=f"{shapes}; default: all groups of the device")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     parser.add_argument("--repeats", type=int, default=5, help="of every measurement (default: 5)")
     parser.add_argument("--seed", type=int, default=0)
@@ -93,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rows(parser: argparse.ArgumentParser, name: str, small: bool, device: torch.device) -> list[Case]:
+    if name in ON_CPU and device.type != "cpu":
+        parser.error(f"`--shapes {name}` needs a CPU, got a GPU, whose layers are fused; add `--device cpu`.")
     if name in GROUPS:
         return cases([name], small, device.type)
     sizes = name.split("x")

@@ -18,7 +18,7 @@ from monai_crossd.networks import crossd_resnet18
 from .forms import FORMS, FormedConv2d
 from .literal import LiteralCrossDConv, with_literal_layers
 
-__all__ = ["GROUPS", "Case", "cases", "layer_case"]
+__all__ = ["GROUPS", "ON_CPU", "Case", "cases", "layer_case"]
 
 #: groups of rows, in the order of the report
 GROUPS = {
@@ -31,6 +31,8 @@ GROUPS = {
     "side": "Cost against the side of the image",
     "channels": "Cost against the channels",
 }
+#: groups that a GPU has not
+ON_CPU = ("forms",)
 
 _PAPER_2D = ((8, 64, 128, 128), (16, 128, 224, 224), (32, 384, 224, 224))
 _PAPER_3D = ((4, 64, 16, 64, 64), (4, 64, 32, 96, 96), (8, 128, 16, 128, 128))
@@ -82,7 +84,7 @@ def cases(groups: Sequence[str], small: bool, device_type: str = "cuda") -> list
     Args:
         groups: keys of :data:`GROUPS`.
         small: sizes for a CPU and two minutes; otherwise those of the paper's Table III and of a training step.
-        device_type: ``"cpu"`` or ``"cuda"``, which take other images for a training step and have other forms.
+        device_type: a training step on a ``"cpu"`` takes other images than one on a GPU.
 
     Returns:
         The cases, in the order of the groups.
@@ -99,8 +101,8 @@ def cases(groups: Sequence[str], small: bool, device_type: str = "cuda") -> list
         elif group == "networks":
             found += [_network_case(shape) for shape in _NETWORK["small" if small else device_type]]
         elif group == "forms":
-            networks = _NETWORK["small"][:1] if small else _NETWORK[device_type]
-            found += [case for shape in networks for case in _form_cases(shape, FORMS[device_type])]
+            networks = _NETWORK["small"][:1] if small else _NETWORK["cpu"]
+            found += [case for shape in networks for case in _form_cases(shape)]
         elif group == "volumes":
             found += [_volume_case((1, 1, side, side, side)) for side in ((48,) if small else (96, 128))]
         else:
@@ -180,24 +182,22 @@ def _volume_case(shape: tuple[int, ...]) -> Case:
     return Case("volumes", shape, competitors, steps=True, first=True)
 
 
-def _form_cases(network: tuple[int, ...], forms: Sequence[str]) -> list[Case]:
+def _form_cases(network: tuple[int, ...]) -> list[Case]:
     """The layers of a ResNet-18 on images ``(B, C, H, W)``, each kind once, without their predictors."""
     images, channels, side, _ = network
-    found, side = [_form_case((images, channels, side, side), 64, 7, 2, forms, first=True)], side // 4
+    found, side = [_form_case((images, channels, side, side), 64, 7, 2, first=True)], side // 4
     for channels in (64, 128, 256, 512):
-        found.append(_form_case((images, channels, side, side), channels, 3, 1, forms))
+        found.append(_form_case((images, channels, side, side), channels, 3, 1))
         if channels < 512:
-            found.append(_form_case((images, channels, side, side), 2 * channels, 3, 2, forms))
+            found.append(_form_case((images, channels, side, side), 2 * channels, 3, 2))
         side = math.ceil(side / 2)
     return found
 
 
-def _form_case(
-    shape: tuple[int, ...], outputs: int, size: int, stride: int, forms: Sequence[str], first: bool = False
-) -> Case:
+def _form_case(shape: tuple[int, ...], outputs: int, size: int, stride: int, first: bool = False) -> Case:
     images, channels = shape[:2]
     competitors: dict[str, Build] = {
         "Conv2d": lambda: nn.Conv2d(channels, outputs, size, stride, size // 2, bias=False),
-        **{form: partial(FormedConv2d, images, channels, outputs, size, stride, form) for form in forms},
+        **{form: partial(FormedConv2d, images, channels, outputs, size, stride, form) for form in FORMS},
     }
     return Case("forms", shape, competitors, first=first, note=f", K = {size}, stride {stride}, {outputs} outputs")

@@ -1,4 +1,4 @@
-"""A layer's convolution alone, by one of the forms that ``ops`` chooses from."""
+"""A layer's convolution alone, by one of the forms that ``ops`` chooses from on a CPU."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from monai_crossd.ops import crossd_conv2d
 
 __all__ = ["FORMS", "FormedConv2d"]
 
-#: forms that are timed, by type of device
-FORMS = {"cpu": ("grouped", "each", "matrices", "columns"), "cuda": ("triton", "grouped", "columns")}
+FORMS = ("grouped", "each", "matrices", "columns")
 
 
 class FormedConv2d(nn.Module):

@@ -104,7 +104,7 @@ def test_every_group_has_rows_of_its_own(group, small):
 
 def test_forms_of_a_convolution_agree():
     x, made = torch.randn(2, 3, 9, 9), []
-    for form in FORMS["cpu"]:
+    for form in FORMS:
         torch.manual_seed(0)
         made.append(FormedConv2d(2, 3, 4, 3, 2, form)(x))
     assert made[0].shape == (2, 4, 5, 5)
@@ -311,6 +311,13 @@ def test_bad_arguments(arguments, message, capsys, monkeypatch):
         main(arguments)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and "Traceback" not in error
+
+
+def test_forms_are_of_a_cpu(capsys, monkeypatch):
+    monkeypatch.setattr(__main__.torch.cuda, "is_available", lambda: True)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--shapes", "forms"])
+    assert stopped.value.code == 2 and "`--shapes forms` needs a CPU, got a GPU" in capsys.readouterr().err
 
 
 class _Counting(nn.Module):
