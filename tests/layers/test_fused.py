@@ -235,7 +235,7 @@ def test_autocast_casts_images_alone(dtype, channels_last, training, channels, s
             for grad in (False, True):
                 with torch.set_grad_enabled(grad), Casts() as casts:
                     y = copy.deepcopy(conv)(x.detach().requires_grad_(grad))
-                assert casts.count == (not channels_last)  # else the predictor's kernel does it
+                assert casts.count == (not channels_last or channels == 4)  # else the predictor's kernel does it
         assert actual[0].dtype == dtype and actual[1].dtype == torch.float32
         assert actual[0].stride() == expected[0].stride()
         assert torch.equal(y, expected[0])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...per_image import is_transformed
 from ..availability import DTYPES
+from ..predictor.launch import PLANES
 
 __all__ = ["cast_images"]
 
@@ -17,7 +18,7 @@ def cast_images(x: Tensor, padded: Tensor | None, dtype: torch.dtype) -> tuple[T
     """Both in another dtype; and what the predictor's first kernel casts ``x`` from, where that is left to it.
 
     To cast large images takes as long as the predictor's pass over them, which reads them anyway. What is left to it
-    has no values yet.
+    has no values yet. Few channels are cast before: there the pass takes a pixel a thread, and writes them slowly.
 
     Args:
         x: ``(B, C, H, W)``, such as ``runs_fused`` takes.
@@ -37,7 +38,7 @@ def _can_wait(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether the kernels take the dtype, and images that are written as they are read."""
     if type(x) is not Tensor or torch.compiler.is_compiling() or is_transformed() or dtype not in DTYPES:
         return False
-    return x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)
+    return x.shape[1] > PLANES and x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _without_values(x: Tensor, dtype: torch.dtype) -> Tensor:
