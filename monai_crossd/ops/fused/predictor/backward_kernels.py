@@ -69,7 +69,7 @@ def parameter_sums_kernel(
                 h = _load_hidden(h_ptr + b * P * N, p, P, N, BLOCK_N)
             else:
                 h = _project(
-                    x_ptr, None, b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION,
+                    x_ptr, None, b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, 0, FLAT, WIDE, PRECISION,
                     BLOCK_P, BLOCK_C, BLOCK_N,
                 )  # fmt: skip
             deviation, y, z, f = _features(h, mean, slope, beta, w2)

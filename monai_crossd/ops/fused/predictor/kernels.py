@@ -43,13 +43,10 @@ from __future__ import annotations
 from monai_crossd.ops.fused.language import jit, tl, triton
 from monai_crossd.ops.fused.predictor.tiles import (
     COUNTS,
-    _columns_of_w1,
     _features,
     _load_hidden,
-    _outputs,
     _pixels,
     _project,
-    _project_planes,
     _rows,
     _store_hidden,
     _vector,
@@ -108,34 +105,27 @@ def project_kernel(
 ):  # fmt: skip
     """``h`` of ``run`` tiles and their count, mean and sum of squared deviations, (1 + 2 N, programs).
 
-    With ``cast_ptr``, which is written, ``x`` is to be cast, and there is what the other kernels read. ``PLANES`` is
-    for images of few channels, whose values are neither stored nor cast here.
+    With ``cast_ptr``, which is written, ``x`` is to be cast, and there is what the other kernels read.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     n = tl.arange(0, BLOCK_N)
-    if PLANES:
-        w1 = _columns_of_w1(w1_ptr, n, C, N, BLOCK_C, x_ptr.dtype.element_ty)
     count = tl.zeros((BLOCK_P,), dtype=tl.float32)  # of every place in a tile: they meet at the end
     mean = tl.zeros((BLOCK_N, BLOCK_P), dtype=tl.float32)
     squares = tl.zeros((BLOCK_N, BLOCK_P), dtype=tl.float32)
     for q in range(program * run, tl.minimum(program * run + run, all_tiles)):
         b = (q // tiles).to(tl.int64)
         p = _pixels(q % tiles, BLOCK_P, WIDE)
-        if PLANES:
-            h = _project_planes(x_ptr + b * sb, w1, p, P, C, W, sc, sh, sw, FLAT, BLOCK_C)
-        else:
-            h = _project(
-                x_ptr, cast_ptr, b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION,
-                BLOCK_P, BLOCK_C, BLOCK_N,
-            )  # fmt: skip
+        h = _project(
+            x_ptr, cast_ptr, b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, PLANES, FLAT, WIDE, PRECISION,
+            BLOCK_P, BLOCK_C, BLOCK_N,
+        )  # fmt: skip
         if STORE:
             h = _store_hidden(h_ptr + b * P * N, h, n, p, P, N)
         here = (p < P).to(tl.float32)
         count += here
         deviation = h - mean  # Welford's rule: no difference of large numbers
-        share = here / tl.maximum(count, 1.0)
-        mean += deviation * share[None, :]
-        squares += deviation * deviation * (here - share)[None, :]
+        mean += deviation * (here / tl.maximum(count, 1.0))[None, :]
+        squares += deviation * (h - mean) * here[None, :]
     all_count = tl.sum(count, axis=0)
     all_mean = tl.sum(mean * count[None, :], axis=1) / all_count
     deviation = mean - all_mean[:, None]
@@ -213,28 +203,21 @@ def pool_kernel(
         mean = _vector(stats_ptr, n, N)
         invstd = _vector(stats_ptr + N, n, N)
     slope, beta, w2 = _vector(gamma_ptr, n, N) * invstd, _vector(beta_ptr, n, N), _rows(w2_ptr, n, N)
-    if PLANES:  # y is of x what h is, but for an offset
-        line = _columns_of_w1(w1_ptr, n, C, N, BLOCK_C, x_ptr.dtype.element_ty) * slope[None, :]
-        offset = beta - mean * slope
     none, nothing = tl.zeros((BLOCK_P,), tl.float32), tl.full((BLOCK_P,), LOWEST, tl.float32)
     top0, total0, weighted0, top1, total1, weighted1 = nothing, none, none, nothing, none, none
     top2, total2, weighted2, top3, total3, weighted3 = nothing, none, none, nothing, none, none
     for tile in range(program * run, tl.minimum(program * run + run, tiles)):
         p = _pixels(tile, BLOCK_P, WIDE)
-        if PLANES:
-            y = _project_planes(x_ptr + b * sb, line, p, P, C, W, sc, sh, sw, FLAT, BLOCK_C) + offset[:, None]
-            _, f = _outputs(y, w2)
+        if LOAD:
+            h = _load_hidden(h_ptr + b * P * N, p, P, N, BLOCK_N)
         else:
-            if LOAD:
-                h = _load_hidden(h_ptr + b * P * N, p, P, N, BLOCK_N)
-            else:
-                h = _project(
-                    x_ptr, cast_ptr, b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT, WIDE, PRECISION,
-                    BLOCK_P, BLOCK_C, BLOCK_N,
-                )  # fmt: skip
-                if STORE:
-                    _store_hidden(h_ptr + b * P * N, h, n, p, P, N)
-            _, _, _, f = _features(h, mean, slope, beta, w2)
+            h = _project(
+                x_ptr, cast_ptr, b * sb, w1_ptr, p, P, C, W, N, sc, sh, sw, PLANES, FLAT, WIDE, PRECISION,
+                BLOCK_P, BLOCK_C, BLOCK_N,
+            )  # fmt: skip
+            if STORE:
+                _store_hidden(h_ptr + b * P * N, h, n, p, P, N)
+        _, _, _, f = _features(h, mean, slope, beta, w2)
         top0, total0, weighted0 = _softened(p < P, f[0], top0, total0, weighted0)
         top1, total1, weighted1 = _softened(p < P, f[1], top1, total1, weighted1)
         top2, total2, weighted2 = _softened(p < P, f[2], top2, total2, weighted2)

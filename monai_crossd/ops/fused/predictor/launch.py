@@ -84,7 +84,7 @@ def _sizes(x: Tensor, hidden: int, cast: bool = False) -> dict[str, Any]:
     _, channels, height, width = x.shape
     sb, sc, sh, sw, flat = _place(x)
     last = max((channels - 1) * sc + (height - 1) * sh + (width - 1) * sw, height * width * max(hidden, channels))
-    planes = channels <= PLANES and not cast  # whose values are written from where they are loaded
+    planes = channels if channels <= PLANES and not cast else 0
     most, stages = (CAST_BLOCK_C, CAST_NUM_STAGES) if cast else (BLOCK_C, NUM_STAGES)
     block_c = _power(channels) if planes else min(most, max(16, _power(channels)))
     return {

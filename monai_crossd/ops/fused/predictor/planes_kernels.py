@@ -28,7 +28,6 @@ from monai_crossd.ops.fused.predictor.tiles import (
     _pixels,
     _places,
     _planes,
-    _project_planes,
     _rows,
     _share,
     _store_bias_gradient,
@@ -165,7 +164,8 @@ def planes_input_gradient_kernel(
         image = _of_image(dr_ptr, soft_ptr, B, b)
         for tile in range(first_tile, last_tile):
             p = _pixels(tile, BLOCK_P, WIDE)
-            h = _project_planes(x_ptr + b * sb, w1, p, P, C, W, sc, sh, sw, FLAT, BLOCK_C)
+            x = _planes(x_ptr + b * sb, p, P, C, W, sc, sh, sw, FLAT, BLOCK_C)
+            h = tl.sum(w1[:, :, None] * x[:, None, :], axis=0)
             deviation, y, _, f = _features(h, mean, slope, beta, w2)
             _, dh = _feature_gradients(p < P, y, f, image, w2)
             if TRAINING:

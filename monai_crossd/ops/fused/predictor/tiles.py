@@ -120,36 +120,39 @@ def _load_and_cast(x_ptr, cast_ptr, at, inside):
 
 @jit()
 def _project(
-    x_ptr, cast_ptr, start, w1_ptr, p, P, C, W, N, sc, sh, sw, FLAT: tl.constexpr, WIDE: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
+    x_ptr, cast_ptr, start, w1_ptr, p, P, C, W, N, sc, sh, sw,
+    PLANES: tl.constexpr, FLAT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """``h = W1 x`` of a tile of the image that begins at ``start``, (BLOCK_N, BLOCK_P) in float32, zero outside of it.
 
-    With ``cast_ptr``, of the same strides, ``x`` is rounded to its dtype and kept.
+    ``PLANES`` is the number of channels where they are few, else none: a matrix product would take sixteen, and a
+    thread can do with its own pixel. With ``cast_ptr``, of the same strides, ``x`` of more channels is rounded to its
+    dtype and kept.
     """
     n = tl.arange(0, BLOCK_N)
     x_ptr += start
     if cast_ptr is not None:
         cast_ptr += start
-    acc = tl.zeros((BLOCK_P, BLOCK_N), dtype=tl.float32)
-    for first in range(0, C, BLOCK_C):
-        c = first + tl.arange(0, BLOCK_C)
-        inside = (p[:, None] < P) & (c[None, :] < C)
-        x = _load_and_cast(x_ptr, cast_ptr, _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), inside)
-        inside = (c[:, None] < C) & (n[None, :] < N)
-        w1 = tl.load(w1_ptr + n[None, :] * C + c[:, None], mask=inside, other=0.0).to(x.dtype)  # W1^T
-        acc += _dot(x, w1, PRECISION)
-    return tl.trans(acc)
-
-
-@jit()
-def _project_planes(x_ptr, w1, p, P, C, W, sc, sh, sw, FLAT: tl.constexpr, BLOCK_C: tl.constexpr):
-    """The same for an image of few channels: a matrix product would take sixteen, a thread can do with its own pixel.
-
-    ``w1`` is of :func:`_columns_of_w1`, loaded before the first tile: a loop that writes would load it for every pixel.
-    """
-    x = _planes(x_ptr, p, P, C, W, sc, sh, sw, FLAT, BLOCK_C)
-    return tl.sum(w1[:, :, None] * x[:, None, :], axis=0)
+    if PLANES:
+        h = tl.zeros((BLOCK_N, BLOCK_P), dtype=tl.float32)
+        at = _places(p, W, sh, sw, FLAT)
+        for c in tl.static_range(PLANES):
+            x = tl.load(x_ptr + at, mask=p < P, other=0.0)
+            w1 = tl.load(w1_ptr + n * C + c, mask=n < N, other=0.0).to(x.dtype)
+            h += w1.to(tl.float32)[:, None] * x.to(tl.float32)[None, :]
+            at += sc
+    else:
+        acc = tl.zeros((BLOCK_P, BLOCK_N), dtype=tl.float32)
+        for first in range(0, C, BLOCK_C):
+            c = first + tl.arange(0, BLOCK_C)
+            inside = (p[:, None] < P) & (c[None, :] < C)
+            x = _load_and_cast(x_ptr, cast_ptr, _offsets(p, c, W, sc, sh, sw, FLAT, WIDE), inside)
+            inside = (c[:, None] < C) & (n[None, :] < N)
+            w1 = tl.load(w1_ptr + n[None, :] * C + c[:, None], mask=inside, other=0.0).to(x.dtype)  # W1^T
+            acc += _dot(x, w1, PRECISION)
+        h = tl.trans(acc)
+    return h
 
 
 @jit()
